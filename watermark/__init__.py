@@ -1,0 +1,96 @@
+"""wmark: watermark a model's answers, and prove from a suspect's answers that it was trained on them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from watermark.detect import detect
+    from watermark.embed.transformers import Embedder
+    from watermark.errors import WatermarkError
+    from watermark.evidence import Evidence
+    from watermark.keys import Key
+    from watermark.ledger import Ledger, Record, read_ledger
+    from watermark.mark import Watermark, load_profile, save_profile
+    from watermark.observe import Observations, observe
+    from watermark.outputs import Output, Outputs
+    from watermark.report import render, verify
+    from watermark.schemes import GreenList, Scheme
+    from watermark.testing import check_scheme
+    from watermark.tokenizer import Tokenizer
+
+_HOMES = {
+    "Embedder": "watermark.embed.transformers",
+    "Evidence": "watermark.evidence",
+    "GreenList": "watermark.schemes",
+    "Key": "watermark.keys",
+    "Ledger": "watermark.ledger",
+    "Observations": "watermark.observe",
+    "Output": "watermark.outputs",
+    "Outputs": "watermark.outputs",
+    "Record": "watermark.ledger",
+    "Scheme": "watermark.schemes",
+    "Tokenizer": "watermark.tokenizer",
+    "Watermark": "watermark.mark",
+    "WatermarkError": "watermark.errors",
+    "check_scheme": "watermark.testing",
+    "detect": "watermark.detect",
+    "load_profile": "watermark.mark",
+    "observe": "watermark.observe",
+    "read_ledger": "watermark.ledger",
+    "render": "watermark.report",
+    "save_profile": "watermark.mark",
+    "verify": "watermark.report",
+}
+
+__all__ = [
+    "Embedder",
+    "Evidence",
+    "GreenList",
+    "Key",
+    "Ledger",
+    "Observations",
+    "Output",
+    "Outputs",
+    "Record",
+    "Scheme",
+    "Tokenizer",
+    "Watermark",
+    "WatermarkError",
+    "check_scheme",
+    "detect",
+    "load_profile",
+    "observe",
+    "read_ledger",
+    "render",
+    "save_profile",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first asked for, so that `import watermark` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'watermark' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class _Package(ModuleType):
+    """`watermark.detect` is the function, also after the room of that name was imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

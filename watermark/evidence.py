@@ -1,0 +1,178 @@
+"""Evidence: a p-value with its method, its null, and everything a stranger needs to recompute and doubt it.
+
+JSON, format `wmark-evidence/1`; schema in report/evidence.schema.json. `log10_p` is stored, never a rounded zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from watermark.errors import ReportInvalid
+from watermark.files import canonical_json, write_whole
+
+FORMAT = "wmark-evidence/1"
+Verdict = Literal["evidence found", "no evidence found", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Decoys:
+    """Totals of m keys that marked nothing. seed: hex, from which `keys.decoy_keys` draws them again.
+
+    rank_pvalue: (1 + b) / (1 + m), in the direction of the test.
+    """
+
+    seed: str
+    rank_pvalue: float
+    totals: list[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The evidence after the first `documents` answers: descriptive, not a stopping rule."""
+
+    documents: int
+    tokens: int
+    cells: int
+    green: int
+    log10_p: float
+
+
+@dataclass(frozen=True)
+class Document:
+    """Green cells of one answer (only those first counted there)."""
+
+    id: str
+    tokens: int
+    cells: int
+    green: int
+
+
+@dataclass(frozen=True)
+class ShownToken:
+    """One token of an answer on display. score: 1 green, 0 red, None not scored."""
+
+    piece: str
+    score: int | None
+
+
+@dataclass(frozen=True)
+class ShownDocument:
+    id: str
+    tokens: list[ShownToken]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What `detect` found. Counts are whole numbers; rates lie in [0, 1]; `log10_p` is base 10.
+
+    green_rate_interval: 95 %, Clopper and Pearson. detectable_rate: the green rate that this test would have
+    found with probability `power`, None if none. inputs: name, bytes and SHA-256 of each file read.
+    """
+
+    verdict: Verdict
+    alpha: float
+    method: str
+    null: str
+    alternative: str
+    log10_p: float
+    cells: int
+    green: int
+    gamma: float
+    green_rate: float
+    green_rate_interval: tuple[float, float]
+    z: float
+    log10_chernoff: float
+    detectable_rate: float | None
+    power: float
+    decoys: Decoys
+    documents_read: int
+    tokens_read: int
+    prompts_known: int
+    bad_records: int
+    skipped: dict[str, int]
+    curve: list[Step]
+    documents: list[Document]
+    shown: list[ShownDocument]
+    observations: str
+    mark: dict[str, Any]
+    inputs: dict[str, dict[str, Any]]
+    options: dict[str, Any]
+    notes: list[str]
+    software: dict[str, str]
+    created: str
+
+    @property
+    def p(self) -> float:
+        """The p-value as a float: for reading only, it underflows where `log10_p` does not."""
+        return float(10.0**self.log10_p)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of everything but the digest itself."""
+        return hashlib.sha256(canonical_json(self._plain())).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The evidence as JSON values, with its format and digest."""
+        return self._plain() | {"digest": self.digest}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the evidence as one JSON file, whole or not at all."""
+        text = json.dumps(self.to_json(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        write_whole(Path(path), text.encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evidence:
+        """Reads an evidence file. Raises ReportInvalid if it is malformed or does not match its digest."""
+        try:
+            stored = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise ReportInvalid(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError:
+            raise ReportInvalid(
+                f"{path} is not JSON; was it cut short?", hint="write it again with `wmark detect --output`"
+            ) from None
+        return cls.from_json(stored, name=str(path))
+
+    @classmethod
+    def from_json(cls, stored: Any, *, name: str = "evidence") -> Evidence:
+        """From `to_json`. Raises ReportInvalid."""
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise ReportInvalid(
+                f"{name} is not evidence (its format should be {FORMAT})",
+                hint="pass the file that `wmark detect --output` wrote",
+            )
+        body = {k: v for k, v in stored.items() if k not in ("format", "digest")}
+        try:
+            evidence = _built(cls, body)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ReportInvalid(f"{name} is not complete: {error}") from None
+        if evidence.digest != stored.get("digest"):
+            raise ReportInvalid(f"{name} does not match its digest; it was changed after it was written")
+        return evidence
+
+    def _plain(self) -> dict[str, Any]:
+        plain = dataclasses.asdict(self) | {"format": FORMAT}
+        plain["green_rate_interval"] = list(self.green_rate_interval)
+        return plain
+
+
+def _built(cls: type[Evidence], body: dict[str, Any]) -> Evidence:
+    low, high = body["green_rate_interval"]
+    shown = [
+        ShownDocument(s["id"], [ShownToken(**token) for token in s["tokens"]]) for s in body["shown"]
+    ]
+    return cls(
+        **body
+        | {
+            "green_rate_interval": (low, high),
+            "decoys": Decoys(**body["decoys"]),
+            "curve": [Step(**step) for step in body["curve"]],
+            "documents": [Document(**document) for document in body["documents"]],
+            "shown": shown,
+        }
+    )

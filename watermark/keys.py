@@ -1,0 +1,122 @@
+"""Key: 256 secret random bits, what may be said of them in public, and the subkeys drawn from them.
+
+The secret never shows in `repr`, logs, errors or reports; the kid and the commitment may be published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from watermark.errors import KeyUnusable
+
+SECRET_BYTES = 32
+SALT_BYTES = 16
+_COMMIT = b"wmark-commit-v1"
+_DERIVE = b"wmark/v1"
+_DECOY = b"wmark-decoy-v1"
+
+
+class Key:
+    """One watermark secret: 256 bits, a public kid (16 hex digits), and a salt for its commitment.
+
+    Immutable; equality compares the secrets in constant time. Raises KeyUnusable on a malformed part.
+    """
+
+    __slots__ = ("_salt", "_secret", "kid")
+    kid: str
+
+    def __init__(self, secret: bytes, *, kid: str, salt: bytes) -> None:
+        if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
+            raise KeyUnusable(f"a key has {SECRET_BYTES} bytes; make one with `wmark keygen`")
+        if len(kid) != 16 or any(c not in "0123456789abcdef" for c in kid):
+            raise KeyUnusable("a kid has 16 lower-case hexadecimal digits")
+        if len(salt) != SALT_BYTES:
+            raise KeyUnusable(f"a commitment salt has {SALT_BYTES} bytes, found {len(salt)}")
+        object.__setattr__(self, "_secret", secret)
+        object.__setattr__(self, "_salt", salt)
+        object.__setattr__(self, "kid", kid)
+
+    @classmethod
+    def generate(cls) -> Key:
+        """A new key from the operating system's random source."""
+        return cls(os.urandom(SECRET_BYTES), kid=os.urandom(8).hex(), salt=os.urandom(SALT_BYTES))
+
+    @property
+    def commitment(self) -> str:
+        """SHA-256("wmark-commit-v1" | kid | salt | key) in hex; every field has a fixed length.
+
+        Publishing it (with a date) fixes the key; opening it later needs kid, salt and key.
+        """
+        return hashlib.sha256(_COMMIT + self.kid.encode() + self._salt + self._secret).hexdigest()
+
+    def derive(self, scheme: str) -> bytes:
+        """The 256-bit subkey that one scheme works with: HKDF-SHA-256 (RFC 5869) under the scheme's label."""
+        return hkdf(self._secret, info=_DERIVE + _prefixed("scheme") + _prefixed(scheme), length=SECRET_BYTES)
+
+    def subkey(self, *, tenant: str = "", epoch: str = "") -> Key:
+        """The key of one tenant (API account) and epoch, drawn from this one; the key itself without either.
+
+        Labels are length-prefixed, so no two pairs collide. kid and salt are drawn along with the secret.
+        """
+        if not tenant and not epoch:
+            return self
+        info = _DERIVE + b"".join(_prefixed(label) for label in ("account", tenant, epoch))
+        stream = hkdf(self._secret, info=info, length=SECRET_BYTES + SALT_BYTES + 8)
+        secret, salt, kid = stream[:32], stream[32:48], stream[48:]
+        return Key(secret, kid=kid.hex(), salt=salt)
+
+    def _export(self) -> tuple[bytes, bytes]:
+        """(secret, salt), for the watermark file alone."""
+        return self._secret, self._salt
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and hmac.compare_digest(self._secret, other._secret)
+
+    def __hash__(self) -> int:
+        return hash(self.kid)
+
+    def __repr__(self) -> str:
+        return f"Key(kid={self.kid!r}, commitment={self.commitment[:16]!r}…)"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a key cannot be changed")
+
+    def __copy__(self) -> Key:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Key:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a key is not pickled; save its watermark to a file instead")
+
+
+def decoy_keys(seed: bytes, count: int) -> Iterator[Key]:
+    """`count` keys that marked nothing, reproducible by anyone who knows the public `seed`.
+
+    Each is HKDF-SHA-256(seed, index). `detect` seeds with a digest of the observations, so that nobody
+    can choose decoys that suit.
+    """
+    for index in range(count):
+        stream = hkdf(seed, info=_DECOY + index.to_bytes(8, "big"), length=SECRET_BYTES + SALT_BYTES)
+        secret, salt = stream[:SECRET_BYTES], stream[SECRET_BYTES:]
+        yield Key(secret, kid=f"{index:016x}", salt=salt)
+
+
+def hkdf(secret: bytes, *, info: bytes, length: int, salt: bytes = b"") -> bytes:
+    """HKDF with SHA-256, RFC 5869 sections 2.2 and 2.3. length: at most 8,160 bytes."""
+    pseudo_random = hmac.digest(salt or bytes(32), secret, "sha256")
+    output, block = b"", b""
+    for counter in range(1, -(-length // 32) + 1):
+        block = hmac.digest(pseudo_random, block + info + bytes([counter]), "sha256")
+        output += block
+    return output[:length]
+
+
+def _prefixed(label: str) -> bytes:
+    raw = label.encode()
+    return len(raw).to_bytes(4, "big") + raw

@@ -1,0 +1,251 @@
+"""Watermark: a scheme and a key in one file, bound to a tokenizer, so that nobody retypes settings.
+
+The watermark file holds the secret (0600, never overwritten); the profile is the same without it.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from watermark import prf
+from watermark.errors import KeyUnusable, MarkInvalid, ProfileMismatch
+from watermark.files import write_new
+from watermark.keys import Key
+from watermark.schemes import Scheme, scheme_from_json, scheme_to_json
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from watermark.tokenizer import Tokenizer
+
+FORMAT = "wmark-watermark/1"
+PROFILE_FORMAT = "wmark-profile/1"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The vocabulary a mark was made for. logits_width: columns of the model's logits.
+
+    special_ids: tokens excluded on both sides. source: where the tokenizer was found, a convenience that is
+    kept out of the profile.
+    """
+
+    digest: str
+    logits_width: int
+    special_ids: tuple[int, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """A scheme and a key. `binding` names the tokenizer; without one, only token ids can be handled."""
+
+    scheme: Scheme
+    key: Key
+    binding: Binding | None = None
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @classmethod
+    def generate(cls, scheme: Scheme, *, tokenizer: Tokenizer, logits_width: int | None = None) -> Watermark:
+        """A new mark under a new key. logits_width: columns of the logits, by default the vocabulary's size.
+
+        Raises ProfileMismatch if the vocabulary does not fit into the logits.
+        """
+        width = tokenizer.size if logits_width is None else logits_width
+        if width < tokenizer.size:
+            raise ProfileMismatch(f"the tokenizer has {tokenizer.size} ids, the logits only {width} columns")
+        bound = Binding(tokenizer.digest, width, tokenizer.special_ids, tokenizer.source)
+        return cls(scheme, Key.generate(), bound)
+
+    def rekeyed(self, key: Key) -> Watermark:
+        """The same mark under another key."""
+        return replace(self, key=key)
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        return self.binding.special_ids if self.binding else ()
+
+    def tilt(self, logits: Any, contexts: ArrayLike) -> Any:
+        """Logits (b, V) biased under the key; contexts (b, h) are each row's last h ids, oldest first.
+
+        Rows whose context holds a special token, and the columns of special tokens, are left alone. Returns a
+        new array of the same kind. Raises ProfileMismatch if V is not the bound logits width.
+        """
+        self.check_width(logits.shape[-1])
+        ids = np.asarray(contexts)
+        unmarked = self.holds_special(ids)
+        tilted = self.scheme.tilt(logits, np.where(unmarked[:, None], 0, ids), self.key)
+        for row in np.flatnonzero(unmarked):
+            tilted[int(row)] = logits[int(row)]
+        kept = [i for i in self.special_ids if i < logits.shape[-1]]
+        if kept:
+            tilted[:, kept] = logits[:, kept]
+        return tilted
+
+    def score(self, contexts: ArrayLike, choices: ArrayLike) -> NDArray[Any]:
+        """The scheme's scores of cells (n, h), (n,) under this key."""
+        return self.scheme.score(contexts, choices, self.key)
+
+    def holds_special(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether each window (n, h) holds a special token (or padding below zero)."""
+        special = np.isin(ids, np.asarray(self.special_ids, dtype=np.int64)) | (ids < 0)
+        held: NDArray[np.bool_] = special.any(axis=1)
+        return held
+
+    def check_width(self, width: int) -> None:
+        """Raises ProfileMismatch unless `width` is the logits width of the binding."""
+        if self.binding and width != self.binding.logits_width:
+            raise ProfileMismatch(
+                f"the logits have {width} columns, mark {self.key.kid} was made for {self.binding.logits_width}",
+                hint="make a mark for this model with `wmark keygen --model`",
+            )
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Raises ProfileMismatch unless this is the tokenizer of the binding."""
+        if self.binding and tokenizer.digest != self.binding.digest:
+            raise ProfileMismatch(
+                f"the tokenizer at {tokenizer.source!r} (digest {tokenizer.digest[:12]}…, {tokenizer.size} ids) is not "
+                f"that of mark {self.key.kid} (digest {self.binding.digest[:12]}…, "
+                f"{self.binding.logits_width} logits); scores would be chance",
+                hint="pass the tokenizer of the model that served the answers",
+            )
+
+    def profile(self) -> dict[str, Any]:
+        """What may be published: everything but the secret, with the key's commitment."""
+        described: dict[str, Any] = {
+            "format": PROFILE_FORMAT,
+            "created": self.created,
+            "scheme": scheme_to_json(self.scheme),
+            "prf": prf.RECIPE,
+            "kid": self.key.kid,
+            "commitment": self.key.commitment,
+            "tokenizer": None,
+        }
+        if self.binding:
+            described["tokenizer"] = {
+                "digest": self.binding.digest,
+                "logits_width": self.binding.logits_width,
+                "special_ids": list(self.binding.special_ids),
+            }
+        return described
+
+    def check_profile(self, profile: dict[str, Any]) -> None:
+        """Raises ProfileMismatch unless `profile` is this mark's, naming each field that differs."""
+        differing = [name for name, value in self.profile().items() if profile.get(name) != value]
+        if differing:
+            raise ProfileMismatch(
+                f"the profile of kid {profile.get('kid')} is not that of mark {self.key.kid}: "
+                f"{', '.join(differing)} differ",
+                hint="use the watermark file whose profile was published",
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the watermark file, readable by its owner alone. Raises MarkInvalid if `path` exists."""
+        secret, salt = self.key._export()
+        described = self.profile() | {"format": FORMAT, "salt": salt.hex(), "key": secret.hex()}
+        if self.binding:
+            described["tokenizer"] = described["tokenizer"] | {"source": self.binding.source}
+        try:
+            write_new(Path(path), _pretty(described), mode=0o600)
+        except FileExistsError:
+            raise MarkInvalid(
+                f"{path} exists; a watermark file is never overwritten", hint="choose another name"
+            ) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Watermark:
+        """Reads a watermark file. Raises KeyUnusable if others can read it, MarkInvalid if it is malformed."""
+        described = _read(Path(path))
+        try:
+            key = Key(bytes.fromhex(described["key"]), kid=described["kid"], salt=bytes.fromhex(described["salt"]))
+            scheme, made = scheme_from_json(described["scheme"]), str(described["created"])
+            binding = _binding(described["tokenizer"])
+            commitment = described["commitment"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MarkInvalid(f"{path} is not a complete watermark file: {_named(error)}") from None
+        if key.commitment != commitment:
+            raise MarkInvalid(
+                f"{path}: the key does not open the commitment it is stored with; the file was changed",
+                hint="restore the file from a backup",
+            )
+        return cls(scheme, key, binding, made)
+
+
+def load_profile(path: str | Path) -> dict[str, Any]:
+    """Reads a published profile. Raises MarkInvalid."""
+    try:
+        described = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MarkInvalid(f"{path} is not a readable profile: {error}") from None
+    if not isinstance(described, dict) or described.get("format") != PROFILE_FORMAT:
+        raise MarkInvalid(f"{path} is not a profile (its format should be {PROFILE_FORMAT})")
+    return described
+
+
+def save_profile(mark: Watermark, path: str | Path) -> None:
+    """Writes the public profile. Raises MarkInvalid if `path` exists."""
+    try:
+        write_new(Path(path), _pretty(mark.profile()))
+    except FileExistsError:
+        raise MarkInvalid(f"{path} exists; choose another name for the profile") from None
+
+
+def contexts_of(ids: Iterable[Iterable[int]], window: int) -> NDArray[np.int64]:
+    """Each row's last `window` ids, left-filled with -1 where a row is shorter. Returns (b, window)."""
+    rows = [list(row)[-window:] for row in ids]
+    return np.array([[-1] * (window - len(row)) + row for row in rows], dtype=np.int64)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise MarkInvalid(f"no watermark file at {path}", hint="make one with `wmark keygen`") from None
+    except OSError as error:
+        raise MarkInvalid(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        described = json.loads(raw)
+    except ValueError:
+        raise MarkInvalid(f"{path} is not a watermark file (it is not JSON)") from None
+    found = described.get("format") if isinstance(described, dict) else None
+    if found == PROFILE_FORMAT:
+        raise MarkInvalid(f"{path} is a public profile; the watermark file with the key is needed")
+    if found != FORMAT:
+        raise MarkInvalid(f"{path} is not a watermark file: its format is {found!r}, needed is {FORMAT!r}")
+    if described.get("prf") != prf.RECIPE:
+        raise MarkInvalid(f"{path} uses the keyed function {described.get('prf')!r}, this version has {prf.RECIPE!r}")
+    if mode & 0o077:
+        raise KeyUnusable(
+            f"{path} holds a secret key and can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}"
+        )
+    assert isinstance(described, dict)
+    return described
+
+
+def _binding(described: dict[str, Any] | None) -> Binding | None:
+    if described is None:
+        return None
+    return Binding(
+        digest=str(described["digest"]),
+        logits_width=int(described["logits_width"]),
+        special_ids=tuple(int(i) for i in described["special_ids"]),
+        source=str(described.get("source", "")),
+    )
+
+
+def _pretty(described: dict[str, Any]) -> bytes:
+    return (json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _named(error: Exception) -> str:
+    """The error without its values: a malformed file's values may be the secret."""
+    return f"field {error.args[0]!r} is missing" if isinstance(error, KeyError) else "a field has the wrong type"

@@ -1,0 +1,254 @@
+"""A suspect's outputs: JSON Lines (plain, .gz, .zst), Parquet or a datasets folder, read one by one.
+
+Each output is {id, prompt?, text | token_ids, prompt_token_ids?, logprobs?, meta?}. A bad line names its number;
+with `skip_bad` it is counted instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from watermark.errors import ExtraMissing, OutputsInvalid
+
+FIELDS = ("id", "prompt", "text", "token_ids", "prompt_token_ids", "logprobs", "meta")
+_MAX_LINE = 64 * 2**20
+_ZSTD, _GZIP, _PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One answer of the suspect. Either `text` or `token_ids` is given; `prompt` as it was asked, if known."""
+
+    id: str
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    prompt: str | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
+
+
+@dataclass
+class Outputs:
+    """An iterable over the outputs in a file or folder; read anew at each pass, never held in memory.
+
+    fields: names used by this file for ours, e.g. {"text": "response"}; with it, other columns are ignored.
+    skipped: bad records left out in the last pass (only with skip_bad). Raises OutputsInvalid while iterating.
+    """
+
+    path: Path
+    skip_bad: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
+    skipped: int = 0
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+        unknown = [name for name in self.fields if name not in FIELDS]
+        if unknown:
+            raise OutputsInvalid(f"unknown field {unknown[0]!r}; fields are {', '.join(FIELDS)}")
+        if not self.path.exists():
+            raise OutputsInvalid(f"no outputs at {self.path}", hint="pass a .jsonl file of the suspect's answers")
+
+    def __iter__(self) -> Iterator[Output]:
+        self.skipped, read = 0, 0
+        for where, found in self._records():
+            try:
+                if isinstance(found, OutputsInvalid):
+                    raise found
+                yield self._output(found, where, read)
+                read += 1
+            except OutputsInvalid:
+                if not self.skip_bad:
+                    raise
+                self.skipped += 1
+        if read == 0:
+            reason = f"all {self.skipped} records are bad" if self.skipped else "it is empty"
+            raise OutputsInvalid(
+                f"{self.path} holds no outputs: {reason}", hint='each line should be {"id": …, "prompt": …, "text": …}'
+            )
+
+    def _records(self) -> Iterator[tuple[str, dict[str, Any] | OutputsInvalid]]:
+        if self.path.is_dir():
+            return self._numbered("row", _arrow_rows(self.path))
+        with self.path.open("rb") as stream:
+            start = stream.read(4)
+        if start == _PARQUET:
+            return self._numbered("row", _parquet_rows(self.path))
+        return self._lines(start)
+
+    def _numbered(self, unit: str, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, row in enumerate(rows, 1):
+            yield f"{self.path}, {unit} {number}", {k: v for k, v in row.items() if v is not None}
+
+    def _lines(self, start: bytes) -> Iterator[tuple[str, dict[str, Any] | OutputsInvalid]]:
+        with _decompressed(self.path, start) as stream:
+            number = 0
+            while line := _next_line(stream, self.path, number + 1):
+                number += 1
+                where = f"{self.path}, line {number}"
+                if line.strip():
+                    yield where, _decoded(line, where)
+
+    def _output(self, found: dict[str, Any], where: str, index: int) -> Output:
+        record = self._renamed(found, where)
+        text, ids = record.get("text"), record.get("token_ids")
+        if text is None and ids is None:
+            known = "a prompt" if "prompt" in record else f"the fields {', '.join(record) or '(none)'}"
+            raise OutputsInvalid(
+                f"{where}: found {known} but no response; needed is 'text' or 'token_ids'",
+                hint="these look like prompts: pass what the suspect answered" if "prompt" in record else None,
+            )
+        if text is not None and not isinstance(text, str):
+            raise OutputsInvalid(f"{where}: 'text' should be a string, found {type(text).__name__}")
+        return Output(
+            id=str(record.get("id", index)),
+            text=text if ids is None else None,
+            token_ids=None if ids is None else _ids(ids, where, "token_ids"),
+            prompt=_prompt(record.get("prompt"), where),
+            prompt_token_ids=_ids(record["prompt_token_ids"], where, "prompt_token_ids")
+            if record.get("prompt_token_ids") is not None
+            else None,
+        )
+
+    def _renamed(self, found: dict[str, Any], where: str) -> dict[str, Any]:
+        if self.fields:
+            return {name: found[theirs] for name, theirs in _mapping(self.fields).items() if theirs in found}
+        for name in found:
+            if name not in FIELDS:
+                near = difflib.get_close_matches(name, FIELDS, n=1)
+                raise OutputsInvalid(
+                    f"{where}: unknown field {name!r}; fields are {', '.join(FIELDS)}",
+                    hint=f"did you mean {near[0]!r}?"
+                    if near
+                    else f"put it under 'meta', or say what it is: --field text={name}",
+                )
+        return found
+
+
+def _mapping(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: fields.get(name, name) for name in FIELDS}
+
+
+def _decoded(line: bytes, where: str) -> dict[str, Any] | OutputsInvalid:
+    try:
+        found = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        byte = line[error.start]
+        return OutputsInvalid(
+            f"{where}: not UTF-8 (byte 0x{byte:02x} at column {error.start + 1})",
+            hint="convert the file to UTF-8, or leave such lines out with --skip-bad",
+        )
+    except (ValueError, RecursionError):
+        cut = "" if line.endswith(b"\n") else " (the line has no end: was the file cut short?)"
+        return OutputsInvalid(f"{where}: not a JSON object{cut}", hint="mend the line, or leave it out with --skip-bad")
+    if not isinstance(found, dict):
+        return OutputsInvalid(f"{where}: needed a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _next_line(stream: IO[bytes], path: Path, number: int) -> bytes:
+    try:
+        line = stream.readline(_MAX_LINE + 1)
+    except (OSError, EOFError, ValueError) as error:
+        raise OutputsInvalid(
+            f"{path}, line {number}: the compressed file is damaged or cut short ({error})", hint="copy it again"
+        ) from None
+    if len(line) > _MAX_LINE:
+        raise OutputsInvalid(f"{path}, line {number}: longer than {_MAX_LINE >> 20} MiB; one output a line is needed")
+    if b"\x00" in line:
+        raise OutputsInvalid(
+            f"{path} is a binary file, not JSON Lines (a zero byte in line {number})",
+            hint="pass .jsonl, .jsonl.gz, .jsonl.zst, .parquet or a datasets folder",
+        )
+    return line
+
+
+def _decompressed(path: Path, start: bytes) -> IO[bytes]:
+    if start[:2] == _GZIP:
+        return gzip.open(path, "rb")
+    if start == _ZSTD:
+        try:
+            import zstandard
+        except ImportError:
+            raise ExtraMissing("zstandard", "scale", f"reading {path.name}") from None
+        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
+        return io.BufferedReader(_Frames(reader))
+    return path.open("rb")
+
+
+class _Frames(io.RawIOBase):
+    """zstandard's reader with its own error turned into OSError, so that one except serves all formats."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count: int = self._reader.readinto(buffer)
+        except Exception as error:  # zstandard.ZstdError, known only once imported
+            raise OSError(str(error)) from None
+        return count
+
+    def close(self) -> None:
+        self._reader.close()
+        super().close()
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    parquet = _pyarrow("pyarrow.parquet", path)
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+    except (OSError, ValueError) as error:
+        raise OutputsInvalid(f"{path} is not readable Parquet: {error}") from None
+
+
+def _arrow_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a folder written by datasets' save_to_disk, or of a folder of Parquet files."""
+    arrows, parquets = sorted(folder.rglob("*.arrow")), sorted(folder.rglob("*.parquet"))
+    if not arrows and not parquets:
+        raise OutputsInvalid(f"{folder} is not a datasets folder: no .arrow or .parquet file in it")
+    if (folder / "dataset_dict.json").exists():
+        raise OutputsInvalid(f"{folder} holds several splits", hint="pass the folder of one split")
+    for path in parquets if not arrows else []:
+        yield from _parquet_rows(path)
+    for path in arrows:
+        ipc = _pyarrow("pyarrow.ipc", folder)
+        try:
+            with path.open("rb") as stream:
+                for batch in ipc.open_stream(stream):
+                    yield from batch.to_pylist()
+        except (OSError, ValueError) as error:
+            raise OutputsInvalid(f"{path} is not a readable Arrow file: {error}") from None
+
+
+def _pyarrow(module: str, path: Path) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ExtraMissing("pyarrow", "scale", f"reading {path.name}") from None
+
+
+def _ids(values: Any, where: str, name: str) -> tuple[int, ...]:
+    if not isinstance(values, list) or any(type(i) is not int or not 0 <= i < 2**32 for i in values):
+        raise OutputsInvalid(f"{where}: {name!r} should be a list of token ids (whole numbers from 0)")
+    return tuple(values)
+
+
+def _prompt(value: Any, where: str) -> str | None:
+    """A prompt as text; a chat is joined turn by turn, which is all that the validity rules need."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in value):
+        return "\n".join(m["content"] for m in value)
+    raise OutputsInvalid(f"{where}: 'prompt' should be a string or a list of messages with 'content'")

@@ -1,0 +1,72 @@
+"""The keyed function: a uniform 32-bit number for every (window, token), the only randomness in a watermark.
+
+Integer arithmetic alone, so that numpy, numba and torch agree to the bit on every machine. Recipe `arx32-v1`:
+
+1. The 256-bit subkey is eight little-endian 32-bit words k0..k7. A window of h ids x1..xh (oldest first) is cut
+   into blocks of four words, the last one filled with zeros.
+2. state = block1 ^ (k0..k3); before each further block: four rounds, then ^ block. Then four rounds,
+   ^ (k4..k7), word 3 ^ h, four rounds, ^ (k0..k3). A round is that of Chaskey (Mouha et al. 2014, fig. 1;
+   ISO/IEC 29192-6): additions, exclusive-ors and rotations by 5, 16, 8, 13, 7, 16.
+   For h <= 4 the state is a bijection of the padded window: two windows of one width never share a state.
+3. From state s0..s3 and token t:  x = t + s0;  x ^= x >> 16;  x *= 0x7feb352d;  x ^= x >> 15;  x += s1;
+   x *= s2 | 1;  x ^= x >> 16;  x *= 0x846ca68b;  x += s3, all modulo 2^32; x is the uniform.
+
+A token is *green* when its uniform is below `threshold(gamma)`: each cell is its own Bernoulli draw, with
+probability exactly threshold / 2^32. `reference` is the numpy text of the recipe, `compiled` its numba twin
+(chosen when numba is installed), `tensors` its torch twin. Golden vectors: tests/vectors/arx32-v1.json.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from watermark.prf import reference
+from watermark.prf.reference import cell_ids, key_words, threshold, window_ids
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "RECIPE",
+    "backend",
+    "cell_ids",
+    "key_words",
+    "threshold",
+    "uniform_rows",
+    "uniforms",
+    "window_ids",
+    "window_states",
+]
+
+RECIPE = "arx32-v1"
+
+
+def backend() -> str:
+    """Which twin runs on CPU: "numba" where it is installed and WMARK_NUMBA is not 0, else "numpy"."""
+    wanted = os.environ.get("WMARK_NUMBA", "1") != "0"
+    return "numba" if wanted and importlib.util.find_spec("numba") else "numpy"
+
+
+def window_states(windows: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The keyed state of each window. windows: (n, h) ids; words: (8,). Returns (n, 4)."""
+    return reference.window_states(windows, words)
+
+
+def uniforms(
+    windows: NDArray[np.uint32], tokens: NDArray[np.uint32], words: NDArray[np.uint32]
+) -> NDArray[np.uint32]:
+    """One uniform for each cell. windows: (n, h); tokens: (n,); words: (8,). Returns (n,)."""
+    if backend() == "numba":
+        from watermark.prf import compiled
+
+        return compiled.uniforms(windows, tokens, words)
+    return reference.uniforms(windows, tokens, words)
+
+
+def uniform_rows(states: NDArray[np.uint32], width: int) -> NDArray[np.uint32]:
+    """The uniforms of a whole vocabulary for each state. states: (b, 4). Returns (b, width)."""
+    return reference.uniform_rows(states, width)

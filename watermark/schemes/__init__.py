@@ -1,0 +1,74 @@
+"""Schemes: pairs of mirror-image functions over one keyed function, and the one list of them.
+
+A scheme is a frozen dataclass with `name`, `version`, `window` and its parameters as fields, and three members:
+`tilt` on the way out, `score` on the way back, `null` for the law of one score when the key is independent of
+the text. Deduplication, tokenizing, p-values, files and reports come from the shared path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from watermark.errors import MarkInvalid
+from watermark.schemes.greenlist import GreenList
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike, NDArray
+
+    from watermark.keys import Key
+    from watermark.stats.laws import Law
+
+__all__ = ["SCHEMES", "GreenList", "Scheme", "scheme_from_json", "scheme_to_json"]
+
+Logits = TypeVar("Logits", "NDArray[Any]", "torch.Tensor")
+
+
+@runtime_checkable
+class Scheme(Protocol):
+    """What a scheme author writes. `window` is the context width h, in tokens."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    @property
+    def window(self) -> int: ...
+
+    def tilt(self, logits: Logits, contexts: ArrayLike, key: Key) -> Logits:
+        """Logits (b, V) biased under the key, given each row's last h ids (b, h); a new array."""
+
+    def score(self, contexts: ArrayLike, choices: ArrayLike, key: Key) -> NDArray[Any]:
+        """One score for each cell: contexts (n, h) and choices (n,) token ids. Returns (n,)."""
+
+    @property
+    def null(self) -> Law:
+        """The law of one score when the key is independent of contexts and choices."""
+
+
+SCHEMES: dict[str, type[Any]] = {scheme.name: scheme for scheme in (GreenList,)}
+
+
+def scheme_to_json(scheme: Scheme) -> dict[str, Any]:
+    """{"name", "version", "parameters"} of a scheme."""
+    parameters = dataclasses.asdict(scheme)  # type: ignore[call-overload]
+    return {"name": scheme.name, "version": scheme.version, "parameters": parameters}
+
+
+def scheme_from_json(described: dict[str, Any]) -> Scheme:
+    """The scheme that `scheme_to_json` described. Raises MarkInvalid on an unknown name or parameter."""
+    try:
+        kind = SCHEMES[described["name"]]
+    except (KeyError, TypeError):
+        found = described.get("name") if isinstance(described, dict) else described
+        raise MarkInvalid(f"unknown scheme {found!r}; this version knows {', '.join(SCHEMES)}") from None
+    if described.get("version") != kind.version:
+        raise MarkInvalid(
+            f"scheme {kind.name} version {described.get('version')!r} is not known here, this is version "
+            f"{kind.version}; use the wmark release that made the mark"
+        )
+    try:
+        made: Scheme = kind(**described.get("parameters", {}))
+    except (TypeError, ValueError) as error:
+        raise MarkInvalid(f"scheme {kind.name} has unusable parameters: {error}") from None
+    return made

@@ -1,0 +1,1 @@
+"""An island of statistics: numpy and scipy alone. It knows no watermark, no text and no model."""

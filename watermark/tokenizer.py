@@ -1,0 +1,103 @@
+"""Tokenizer: text to ids exactly as the teacher's vocabulary has it, and a digest that tells vocabularies apart.
+
+Reads a folder's `tokenizer.json` without transformers; other kinds of tokenizer go through transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from watermark.errors import OutputsInvalid
+from watermark.files import canonical_json
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A vocabulary with its encoder. digest: SHA-256 of the sorted (id, token) pairs, added tokens included.
+
+    special_ids: tokens that are never marked and never scored: special ones and those a template adds.
+    """
+
+    digest: str
+    size: int
+    special_ids: tuple[int, ...]
+    source: str
+    _backend: Any
+
+    @classmethod
+    def load(cls, source: str | Path) -> Tokenizer:
+        """From a model folder, "demo" for the embedded model, or a hub name (which transformers may fetch).
+
+        Raises OutputsInvalid if none can be read.
+        """
+        folder = demo_model() if str(source) == DEMO else Path(source)
+        described = folder / "tokenizer.json"
+        if described.is_file():
+            return cls._from_file(described, str(source))
+        return cls._from_hub(str(source))
+
+    @classmethod
+    def wrap(cls, tokenizer: Any) -> Tokenizer:
+        """From a transformers tokenizer, or a Tokenizer as it is."""
+        if isinstance(tokenizer, Tokenizer):
+            return tokenizer
+        special = set(tokenizer.all_special_ids)
+        special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        return cls._made(tokenizer.get_vocab(), special, str(tokenizer.name_or_path or ""), tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, nothing added."""
+        if not texts:
+            return []
+        if hasattr(self._backend, "encode_batch"):
+            return [e.ids for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+        encoded: list[list[int]] = self._backend(list(texts), add_special_tokens=False)["input_ids"]
+        return encoded
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id by itself, for display."""
+        return [self._backend.decode([i], skip_special_tokens=False) for i in ids]
+
+    @classmethod
+    def _from_file(cls, described: Path, source: str) -> Tokenizer:
+        import tokenizers
+
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(described))
+        except Exception as error:  # the library raises bare Exception
+            raise OutputsInvalid(f"{described} is not a readable tokenizer: {error}") from None
+        backend.no_padding()
+        backend.no_truncation()
+        special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        return cls._made(backend.get_vocab(with_added_tokens=True), special, source, backend)
+
+    @classmethod
+    def _from_hub(cls, source: str) -> Tokenizer:
+        from transformers import AutoTokenizer
+
+        try:
+            return cls.wrap(AutoTokenizer.from_pretrained(source))
+        except Exception as error:  # hub, cache and format errors share no base
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise OutputsInvalid(
+                f"no tokenizer found at {source!r}: {reason}",
+                hint="pass the teacher's model folder (it holds tokenizer.json)",
+            ) from None
+
+    @classmethod
+    def _made(cls, vocabulary: dict[str, int], special: set[int], source: str, backend: Any) -> Tokenizer:
+        pairs = sorted((index, token) for token, index in vocabulary.items())
+        digest = hashlib.sha256(canonical_json(pairs)).hexdigest()
+        size = max(vocabulary.values()) + 1
+        return cls(digest, size, tuple(sorted(special)), source, backend)
+
+
+def demo_model() -> Path:
+    """The folder of the embedded model."""
+    return Path(__file__).parent / "demo" / "model"
