@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from watermark.mark import Watermark, load_profile, save_profile
     from watermark.observe import Observations, observe
     from watermark.outputs import Output, Outputs
-    from watermark.report import render, verify
+    from watermark.report.page import render
+    from watermark.report.verify import verify
     from watermark.schemes import GreenList, Scheme
     from watermark.testing import check_scheme
     from watermark.tokenizer import Tokenizer

@@ -21,7 +21,7 @@ from watermark.observe import Observations, observe, served_windows
 from watermark.outputs import Output, Outputs
 from watermark.stats.laws import (
     Alternative,
-    Bernoulli,
+    Law,
     binomial_interval,
     binomial_log10_chernoff,
     detectable_rate,
@@ -100,7 +100,7 @@ def _evidence(
     log10_p = law.log10_pvalue(green, n, alternative=alternative)
     reach = detectable_rate(n, law.mean, alpha=alpha, power=POWER)
     return Evidence(
-        verdict=_verdict(log10_p, alpha, reach, law.mean),
+        verdict=verdict_of(log10_p, alpha, reach, law.mean),
         alpha=alpha,
         method=_method(alternative, ledger is not None),
         null=NULL,
@@ -115,7 +115,7 @@ def _evidence(
         log10_chernoff=binomial_log10_chernoff(green, n, law.mean),
         detectable_rate=reach,
         power=POWER,
-        decoys=Decoys(seen.digest, _rank(green, totals, n * law.mean, alternative), totals),
+        decoys=Decoys(seen.digest, decoy_rank(green, totals, n * law.mean, alternative), totals),
         documents_read=len(seen.names),
         tokens_read=int(seen.tokens.sum()),
         prompts_known=seen.prompts_known,
@@ -134,7 +134,7 @@ def _evidence(
     )
 
 
-def _rank(green: int, totals: list[int], expected: float, alternative: Alternative) -> float:
+def decoy_rank(green: int, totals: list[int], expected: float, alternative: str) -> float:
     """The decoy rank in the test's direction; two-sided ranks the distance from the expected total."""
     if alternative == "less":
         return rank_pvalue(-green, -np.asarray(totals))
@@ -143,7 +143,8 @@ def _rank(green: int, totals: list[int], expected: float, alternative: Alternati
     return rank_pvalue(green, totals)
 
 
-def _verdict(log10_p: float, alpha: float, reach: float | None, gamma: float) -> Verdict:
+def verdict_of(log10_p: float, alpha: float, reach: float | None, gamma: float) -> Verdict:
+    """The one rule: evidence at p <= alpha; else inconclusive if even gamma + 0.05 could have been missed."""
     if log10_p <= math.log10(alpha):
         return "evidence found"
     if reach is None or reach > gamma + INCONCLUSIVE_LIFT:
@@ -154,10 +155,12 @@ def _verdict(log10_p: float, alpha: float, reach: float | None, gamma: float) ->
 def _method(alternative: Alternative, filtered: bool) -> str:
     tail = {"greater": "upper", "less": "lower", "two-sided": "twice the smaller"}[alternative]
     windows = ", over the windows served in the ledger" if filtered else ""
-    return f"exact binomial test, {tail} tail, one vote for each distinct cell{windows}; rank among decoy keys beside it"
+    return (
+        f"exact binomial test, {tail} tail, one vote for each distinct cell{windows}; rank among decoy keys beside it"
+    )
 
 
-def _curve(seen: Observations, scores: NDArray[Any], law: Bernoulli, alternative: Alternative) -> list[Step]:
+def _curve(seen: Observations, scores: NDArray[Any], law: Law, alternative: Alternative) -> list[Step]:
     """The evidence along the reading order, at about sixty points."""
     cells = np.bincount(seen.documents, minlength=len(seen.names)).cumsum()
     green = np.bincount(seen.documents, weights=scores, minlength=len(seen.names)).cumsum()
@@ -227,8 +230,8 @@ def _notes(seen: Observations, filtered: bool) -> list[str]:
     unknown = len(seen.names) - seen.prompts_known
     if unknown:
         notes.append(
-            f"{unknown} of {len(seen.names)} answers came without their prompt: text copied from a marked prompt or from "
-            "retrieved marked documents could not be left out there."
+            f"{unknown} of {len(seen.names)} answers came without their prompt: text copied from a marked prompt or "
+            "from retrieved marked documents could not be left out there."
         )
     if filtered:
         notes.append("Windows were chosen by the ledger: by windows alone, never by window and token.")

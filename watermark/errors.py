@@ -1,16 +1,16 @@
 """What can go wrong, as one tree. Every message says what was found, what was needed, what to do.
 
-    WatermarkError
-    ├── KeyUnusable          a secret that is missing, malformed or readable by others
-    ├── MarkInvalid          a watermark file or profile that cannot be read
-    ├── ProfileMismatch      the mark was made for another tokenizer, width or scheme
-    ├── OutputsInvalid       a suspect's outputs that cannot be read
-    ├── TooFewObservations   too little text to say anything
-    ├── LedgerInvalid        a ledger whose chain does not verify
-    ├── EmbeddingRefused     a way of generating that cannot carry the mark
-    ├── ReportInvalid        evidence that does not recompute
-    ├── RunInterrupted       stopped on request; what was done is kept
-    └── ExtraMissing         an optional library is needed
+WatermarkError
+├── KeyUnusable          a secret that is missing, malformed or readable by others
+├── MarkInvalid          a watermark file or profile that cannot be read
+├── ProfileMismatch      the mark was made for another tokenizer, width or scheme
+├── OutputsInvalid       a suspect's outputs that cannot be read
+├── TooFewObservations   too little text to say anything
+├── LedgerInvalid        a ledger whose chain does not verify
+├── EmbeddingRefused     a way of generating that cannot carry the mark
+├── ReportInvalid        evidence that does not recompute
+├── RunInterrupted       stopped on request; what was done is kept
+└── ExtraMissing         an optional library is needed
 """
 
 from __future__ import annotations

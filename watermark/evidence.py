@@ -163,9 +163,7 @@ class Evidence:
 
 def _built(cls: type[Evidence], body: dict[str, Any]) -> Evidence:
     low, high = body["green_rate_interval"]
-    shown = [
-        ShownDocument(s["id"], [ShownToken(**token) for token in s["tokens"]]) for s in body["shown"]
-    ]
+    shown = [ShownDocument(s["id"], [ShownToken(**token) for token in s["tokens"]]) for s in body["shown"]]
     return cls(
         **body
         | {

@@ -28,6 +28,8 @@ class Key:
 
     __slots__ = ("_salt", "_secret", "kid")
     kid: str
+    _salt: bytes
+    _secret: bytes
 
     def __init__(self, secret: bytes, *, kid: str, salt: bytes) -> None:
         if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
@@ -83,6 +85,9 @@ class Key:
         return f"Key(kid={self.kid!r}, commitment={self.commitment[:16]!r}…)"
 
     def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a key cannot be changed")
+
+    def __delattr__(self, name: str) -> None:
         raise AttributeError("a key cannot be changed")
 
     def __copy__(self) -> Key:

@@ -178,7 +178,7 @@ def _parse(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], list[Record]
 
 def _checked(path: Path, line: bytes, number: int) -> dict[str, Any]:
     try:
-        body = json.loads(line)
+        body: dict[str, Any] = json.loads(line)
         claimed = body.pop("hash")
     except (ValueError, KeyError, AttributeError, TypeError):
         raise LedgerInvalid(
@@ -207,3 +207,12 @@ def _set_aside(path: Path, tail: bytes) -> None:
     """Keeps the cut-short line of an interrupted write beside the ledger."""
     with path.with_name(path.name + ".cut").open("ab") as stream:
         stream.write(tail + b"\n")
+
+
+def is_ledger(path: str | Path) -> bool:
+    """Whether a file starts like a ledger."""
+    try:
+        with Path(path).open("rb") as stream:
+            return b'"format":"' + FORMAT.encode() in stream.readline(4096)
+    except OSError:
+        return False

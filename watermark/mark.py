@@ -97,8 +97,7 @@ class Watermark:
     def holds_special(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
         """Whether each window (n, h) holds a special token (or padding below zero)."""
         special = np.isin(ids, np.asarray(self.special_ids, dtype=np.int64)) | (ids < 0)
-        held: NDArray[np.bool_] = special.any(axis=1)
-        return held
+        return np.asarray(special.any(axis=1))
 
     def check_width(self, width: int) -> None:
         """Raises ProfileMismatch unless `width` is the logits width of the binding."""

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from watermark.errors import ExtraMissing, OutputsInvalid
 
@@ -170,7 +170,7 @@ def _next_line(stream: IO[bytes], path: Path, number: int) -> bytes:
 
 def _decompressed(path: Path, start: bytes) -> IO[bytes]:
     if start[:2] == _GZIP:
-        return gzip.open(path, "rb")
+        return cast("IO[bytes]", gzip.open(path, "rb"))
     if start == _ZSTD:
         try:
             import zstandard

@@ -6,13 +6,17 @@ Reads a folder's `tokenizer.json` without transformers; other kinds of tokenizer
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from watermark.errors import OutputsInvalid
 from watermark.files import canonical_json
+
+if TYPE_CHECKING:
+    from watermark.mark import Watermark
 
 DEMO = "demo"
 
@@ -39,7 +43,8 @@ class Tokenizer:
         folder = demo_model() if str(source) == DEMO else Path(source)
         described = folder / "tokenizer.json"
         if described.is_file():
-            return cls._from_file(described, str(source))
+            origin = DEMO if str(source) == DEMO else str(folder.resolve())
+            return cls._from_file(described, origin)
         return cls._from_hub(str(source))
 
     @classmethod
@@ -101,3 +106,38 @@ class Tokenizer:
 def demo_model() -> Path:
     """The folder of the embedded model."""
     return Path(__file__).parent / "demo" / "model"
+
+
+def logits_width(source: str | Path) -> int | None:
+    """Columns of a model's logits, from its config.json; None where no config is at hand."""
+    folder = demo_model() if str(source) == DEMO else Path(source)
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except OSError:
+        return None if folder.exists() else _hub_width(str(source))
+    except ValueError:
+        raise OutputsInvalid(f"{folder / 'config.json'} is not JSON") from None
+    width = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    return int(width) if width else None
+
+
+def tokenizer_for(mark: Watermark, source: str | Path | None) -> Tokenizer | None:
+    """The tokenizer to read a suspect's text with: from `source`, or from where the mark was made.
+
+    None if the mark is bound to none and no source is given. Raises ProfileMismatch or OutputsInvalid.
+    """
+    if source is None and mark.binding is None:
+        return None
+    found = Tokenizer.load(source if source is not None else mark.binding.source)  # type: ignore[union-attr]
+    mark.check_tokenizer(found)
+    return found
+
+
+def _hub_width(source: str) -> int | None:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except Exception:  # hub, cache and format errors share no base
+        return None
+    return int(config.get_text_config().vocab_size)

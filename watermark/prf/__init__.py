@@ -56,9 +56,7 @@ def window_states(windows: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDA
     return reference.window_states(windows, words)
 
 
-def uniforms(
-    windows: NDArray[np.uint32], tokens: NDArray[np.uint32], words: NDArray[np.uint32]
-) -> NDArray[np.uint32]:
+def uniforms(windows: NDArray[np.uint32], tokens: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """One uniform for each cell. windows: (n, h); tokens: (n,); words: (8,). Returns (n,)."""
     if backend() == "numba":
         from watermark.prf import compiled

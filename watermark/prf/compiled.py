@@ -99,9 +99,7 @@ def uniforms(windows: ArrayLike, tokens: ArrayLike, words: U32) -> U32:
     return drawn
 
 
-def tilt_rows(
-    logits: NDArray[np.float32], states: U32, *, below: int, delta: float
-) -> NDArray[np.float32]:
+def tilt_rows(logits: NDArray[np.float32], states: U32, *, below: int, delta: float) -> NDArray[np.float32]:
     """logits (b, V) float32 plus delta wherever the row's uniform is under `below`; a new array."""
     tilted = np.empty(logits.shape, dtype=np.float32)
     _tilt_rows(logits, states, np.uint32(below), np.float32(delta), tilted)

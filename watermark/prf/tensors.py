@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -88,5 +87,3 @@ def _right(value: torch.Tensor, by: int) -> torch.Tensor:
 def _signed(word: int | np.uint32) -> int:
     value = int(word)
     return value - 2**32 if value >= 2**31 else value
-
-

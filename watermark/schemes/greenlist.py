@@ -76,9 +76,7 @@ class GreenList:
     def _words(self, key: Key) -> NDArray[np.uint32]:
         return prf.key_words(key.derive(f"{self.name}/{self.version}"))
 
-    def _tilt_array(
-        self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]
-    ) -> NDArray[Any]:
+    def _tilt_array(self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]) -> NDArray[Any]:
         states = prf.window_states(contexts.astype(np.uint32), words)
         if logits.dtype == np.float32 and prf.backend() == "numba":
             from watermark.prf import compiled

@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer and make:
+#   make demo    set up, then play the whole story; leaves demo/report.html
+#   make test    set up, then lint, type-check and test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint study-small bench clean
+
+demo: $(READY)
+	$(BIN)/wmark demo --output demo
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+study-small: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
+	$(BIN)/python benchmarks/study_small.py --work study
+
+bench: $(READY)
+	$(BIN)/python benchmarks/detector_throughput.py
+	$(BIN)/python benchmarks/tilt_cost.py
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "wmark needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,95 @@
+"""The cost of marking: one tilt step beside the sampling that follows it, in one run on one thread.
+
+Times mark.tilt for GreenList on a batch of float32 logits, with numba and with WMARK_NUMBA=0, as a share of
+torch's softmax and multinomial on the same logits. Each repeat times all three; shares are of process time.
+
+    OMP_NUM_THREADS=1 python benchmarks/tilt_cost.py
+    OMP_NUM_THREADS=1 python benchmarks/tilt_cost.py --batch 16 --repeats 9 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from watermark.keys import decoy_keys
+from watermark.mark import Binding, Watermark
+from watermark.schemes import GreenList
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def measure(vocabulary: int, batch: int, window: int, repeats: int) -> dict[str, object]:
+    """Median milliseconds of each, and the median and range of each share."""
+    binding = Binding("benchmark", vocabulary, (vocabulary - 2, vocabulary - 1))
+    mark = Watermark(GreenList(window=window), next(iter(decoy_keys(b"tilt", 1))), binding)
+    rng = np.random.default_rng(1)
+    logits = torch.from_numpy(rng.standard_normal((batch, vocabulary), dtype=np.float32) * 3)
+    contexts = rng.integers(0, vocabulary - 2, (batch, window))
+
+    def sample() -> torch.Tensor:
+        return torch.multinomial(torch.softmax(logits, dim=-1), 1)
+
+    def tilt(numba: str) -> Callable[[], object]:
+        def tilted() -> torch.Tensor:
+            os.environ["WMARK_NUMBA"] = numba
+            return mark.tilt(logits, contexts)
+
+        return tilted
+
+    timed = {"sampling": sample, "numba": tilt("1"), "numpy": tilt("0")}
+    for work in timed.values():
+        work()  # compiled and warm
+    spent = {name: [] for name in timed}
+    for _ in range(repeats):
+        for name, work in timed.items():
+            spent[name].append(cpu_seconds(work))
+    found: dict[str, object] = {
+        "vocabulary": vocabulary,
+        "batch": batch,
+        "window": window,
+        "repeats": repeats,
+    }
+    for name, seconds in spent.items():
+        found[f"{name}_ms"] = 1_000 * statistics.median(seconds)
+        if name != "sampling":
+            shares = [mine / other for mine, other in zip(seconds, spent["sampling"])]
+            found[f"{name}_share"] = statistics.median(shares)
+            found[f"{name}_share_range"] = [min(shares), max(shares)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=int, default=128_256)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--window", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found = measure(given.vocabulary, given.batch, given.window, given.repeats)
+    if given.json:
+        print(json.dumps(found))
+        return
+    print(f"vocabulary {given.vocabulary:,}, batch {given.batch}, window {given.window}, {given.repeats} repeats")
+    print(f"softmax + multinomial  {found['sampling_ms']:>9.1f} ms")
+    for name, label in (("numba", "tilt with numba"), ("numpy", "tilt, WMARK_NUMBA=0")):
+        low, high = found[f"{name}_share_range"]
+        share = found[f"{name}_share"]
+        print(f"{label:<22} {found[f'{name}_ms']:>9.1f} ms, {share:.3f} of it (from {low:.3f} to {high:.3f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""wmark doctor: what is installed, what runs where, and what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import stat
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import console
+
+_LIBRARIES = (
+    "wmark", "numpy", "scipy", "torch", "transformers", "tokenizers", "typer",
+    "numba", "jinja2", "matplotlib", "pyarrow", "zstandard",
+)  # fmt: skip
+_EXTRAS = {"numba": "fast", "matplotlib": "evidence", "pyarrow": "scale", "zstandard": "scale"}
+
+
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Also look at the watermark files here.")] = Path("."),
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Print versions and the chosen backend, and warn of clashes and readable keys.
+
+    Example: wmark doctor
+    """
+    from .main import other_watermark
+
+    found: dict[str, Any] = {"python": platform.python_version(), "libraries": versions(), "warnings": []}
+    from watermark import prf
+
+    found["prf"], found["prf_backend"] = prf.RECIPE, prf.backend()
+    clash = other_watermark()
+    found["warnings"] += [clash] if clash else []
+    found["warnings"] += [f"{path} can be read by others: chmod 600 {path}" for path in readable_keys(folder)]
+    if json:
+        console.emit(found)
+        return
+    print(f"python          {found['python']}")
+    for name, version in found["libraries"].items():
+        print(f"{name:<15} {version or 'not installed' + hint(name)}")
+    print(f"keyed function  {found['prf']}, on {found['prf_backend']}")
+    for warning in found["warnings"]:
+        console.say(f"wmark: warning: {warning}")
+    print("no problems found" if not found["warnings"] else f"{len(found['warnings'])} problem(s), see above")
+
+
+def versions() -> dict[str, str | None]:
+    """Version of each library, None where it is missing."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "present" if importlib.util.find_spec(name) else None
+    return found
+
+
+def hint(name: str) -> str:
+    extra = _EXTRAS.get(name)
+    return f"   (pip install 'wmark[{extra}]')" if extra else ""
+
+
+def readable_keys(folder: Path) -> list[Path]:
+    """Watermark files directly in `folder` that others can read."""
+    return [path for path in sorted(folder.glob("*.wmark")) if stat.S_IMODE(path.stat().st_mode) & 0o077]

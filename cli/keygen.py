@@ -1,0 +1,55 @@
+"""wmark keygen: a new watermark file, and its public profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console
+
+
+def keygen(
+    mark: Annotated[Path, typer.Argument(help="The watermark file to write (secret, mode 0600).")],
+    model: Annotated[
+        str, typer.Option(help="The model that will be marked: a folder, a hub name, or 'demo'.")
+    ] = "demo",
+    window: Annotated[int, typer.Option(help="Context width in tokens; short ones survive distillation.")] = 2,
+    gamma: Annotated[float, typer.Option(help="Share of green tokens.")] = 0.25,
+    delta: Annotated[float, typer.Option(help="Logits that a green token gains.")] = 2.0,
+    master: Annotated[Path | None, typer.Option("--from", help="Draw the key from this watermark file's key.")] = None,
+    tenant: Annotated[str, typer.Option(help="With --from: the account the key is for.")] = "",
+    epoch: Annotated[str, typer.Option(help="With --from: the period the key is for.")] = "",
+    profile: Annotated[Path | None, typer.Option(help="Also write the public profile here.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the public profile as JSON.")] = False,
+) -> None:
+    """Make a watermark: a scheme and a new secret key, bound to one model's vocabulary.
+
+    Example: wmark keygen ours.wmark --model ./my-model --profile ours.profile.json
+    """
+    from watermark.mark import Watermark, save_profile
+    from watermark.schemes import GreenList
+    from watermark.tokenizer import Tokenizer, logits_width
+
+    try:
+        scheme = GreenList(window=window, gamma=gamma, delta=delta)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if (tenant or epoch) != "" and master is None:
+        raise typer.BadParameter("--tenant and --epoch need --from, the watermark file to draw from")
+    if master is not None and not (tenant or epoch):
+        raise typer.BadParameter("--from needs --tenant or --epoch; without them the key would be the same")
+    tokenizer = Tokenizer.load(model)
+    made = Watermark.generate(scheme, tokenizer=tokenizer, logits_width=logits_width(model))
+    if master is not None:
+        made = made.rekeyed(Watermark.load(master).key.subkey(tenant=tenant, epoch=epoch))
+    made.save(mark)
+    if profile is not None:
+        save_profile(made, profile)
+    console.say(f"wrote {mark} (secret: keep it, back it up, show it to nobody)")
+    console.say(f"commitment {made.key.commitment}\npublish it now: it is what shows that the key came first")
+    if json:
+        console.emit(made.profile())
+    else:
+        print(made.key.kid)

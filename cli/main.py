@@ -1,0 +1,96 @@
+"""wmark: the command line. Imports typer and nothing heavy, so that help appears at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console, demo, detect, doctor, generate, keygen, report, verify
+
+app = typer.Typer(
+    name="wmark",
+    help="Watermark a model's answers; find out from a suspect's answers whether it was trained on them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    keygen.keygen,
+    generate.generate,
+    detect.detect,
+    report.report,
+    verify.verify,
+    demo.demo,
+    doctor.doctor,
+):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"wmark {version('wmark')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """The `wmark` command: exit 0 it ran, 1 it failed, 2 misuse, 3 something did not verify, 130 interrupted."""
+    clash = other_watermark()
+    if clash:
+        console.say(f"wmark: warning: {clash}")
+    try:
+        from watermark.errors import LedgerInvalid, ReportInvalid, WatermarkError
+    except ImportError:
+        console.fail(
+            "the installed package 'watermark' is not ours",
+            "pip uninstall watermark; pip install --force-reinstall wmark",
+        )
+        sys.exit(1)
+    try:
+        app()
+    except (ReportInvalid, LedgerInvalid) as error:
+        _end(str(error), error.hint, 3)
+    except WatermarkError as error:
+        _end(str(error), error.hint, 1)
+    except KeyboardInterrupt:
+        _end("interrupted; finished work is on disk", "run the same command again to go on", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _end(f"{where}{error.strerror or error}", "free some space" if error.errno == 28 else None, 1)
+    except MemoryError:
+        _end("out of memory", "use a smaller --batch", 1)
+
+
+def _end(message: str, hint: str | None, code: int) -> None:
+    console.clear()
+    console.fail(message, hint)
+    sys.exit(code)
+
+
+def other_watermark() -> str | None:
+    """A warning if another distribution's `watermark` package is installed, else None. One directory listing."""
+    for entry in dict.fromkeys(sys.path):
+        for found in Path(entry or ".").glob("watermark-[0-9]*.*-info"):
+            return (
+                f"another distribution, {found.name.rsplit('.', 1)[0]}, also installs a package 'watermark' in "
+                f"{found.parent}; whichever was installed last wins: pip uninstall watermark, then reinstall wmark"
+            )
+    return None

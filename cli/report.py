@@ -1,0 +1,25 @@
+"""wmark report: the page of an evidence file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console
+
+
+def report(
+    evidence: Annotated[Path, typer.Argument(help="The evidence file that `wmark detect --output` wrote.")],
+    output: Annotated[Path, typer.Option(help="Write the page here.")] = Path("report.html"),
+) -> None:
+    """Write the evidence as one self-contained page.
+
+    Example: wmark report evidence.json --output report.html
+    """
+    from watermark.evidence import Evidence
+    from watermark.report import render
+
+    render(Evidence.load(evidence), output)
+    console.say(f"report written to {output}")

@@ -1,0 +1,202 @@
+"""Embedder for Hugging Face transformers: `embedder.wrap(model.generate)`, or `watermarking_config=embedder.config`.
+
+The mark goes through a `BaseWatermarkingConfig`, so its processor runs last: after temperature, top-k and top-p,
+in sampling, greedy, beam and assisted decoding. It is a pure function of the ids, and the key stays out of
+generation_config.json, logs and `repr`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.generation.configuration_utils import BaseWatermarkingConfig
+from transformers.generation.logits_process import LogitsProcessor
+
+from watermark.errors import EmbeddingRefused
+
+if TYPE_CHECKING:
+    from watermark.ledger import Ledger
+    from watermark.mark import Watermark
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What happened to one response. tokens: its length; tokens_marked: those drawn under the mark with a window
+    inside the response, which is what can be detected. reason: why nothing was marked, or None."""
+
+    scheme: str
+    kid: str
+    engine: str
+    applied: bool
+    reason: str | None
+    tokens: int
+    tokens_marked: int
+
+
+class WatermarkProcessor(LogitsProcessor):
+    """Tilts each row by its last h ids; no state, so any order of calls gives the same scores."""
+
+    def __init__(self, mark: Watermark) -> None:
+        self._mark = mark
+
+    @property
+    def supports_continuous_batching(self) -> bool:
+        """Continuous batching hands over one id a row: enough for h = 1, refused for more."""
+        if self._mark.scheme.window > 1:
+            raise EmbeddingRefused(
+                f"continuous batching shows a processor one token, this mark needs {self._mark.scheme.window}",
+                hint="use generate(), or a mark with --window 1",
+            )
+        return True
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """input_ids: (b, t) ids so far, or (b,) last ids under continuous batching; scores: (b, V)."""
+        window = self._mark.scheme.window
+        if input_ids.dim() == 1:
+            input_ids = input_ids[:, None]
+        if input_ids.shape[1] < window:
+            return scores
+        rows = scores.reshape(-1, scores.shape[-1])
+        tilted: torch.Tensor = self._mark.tilt(rows, input_ids[:, -window:])
+        return tilted.reshape(scores.shape)
+
+
+class WatermarkConfig(BaseWatermarkingConfig):
+    """The door into `generate`. Shows scheme, kid and commitment wherever transformers prints or saves it."""
+
+    def __init__(self, mark: Watermark) -> None:
+        self._mark = mark
+
+    def validate(self) -> None:
+        """Nothing left to check: the mark was validated when it was made."""
+
+    def construct_processor(self, vocab_size: int, device: Any) -> WatermarkProcessor:
+        """Raises ProfileMismatch unless the model's logits have the mark's width."""
+        self._mark.check_width(vocab_size)
+        return WatermarkProcessor(self._mark)
+
+    def to_dict(self) -> dict[str, Any]:
+        key = self._mark.key
+        return {"scheme": self._mark.scheme.name, "kid": key.kid, "commitment": key.commitment}
+
+    def to_json_string(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        yield from self.to_dict().items()
+
+    def __repr__(self) -> str:
+        return f"WatermarkConfig({self._mark.scheme.name}, kid={self._mark.key.kid})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WatermarkConfig:
+        return self
+
+    def update(self, **kwargs: Any) -> None:
+        raise EmbeddingRefused("a mark's settings are fixed; make another mark")
+
+
+class Embedder:
+    """Marks what a transformers model generates, and keeps a receipt of every response.
+
+    ledger: an open Ledger; each response served through `wrap` is recorded in it.
+    """
+
+    def __init__(self, mark: Watermark, *, ledger: Ledger | None = None) -> None:
+        self.mark = mark
+        self.ledger = ledger
+        self.config = WatermarkConfig(mark)
+        self.receipts: list[Receipt] = []
+
+    def wrap(self, generate: Callable[..., Any], *, tokenizer: Any = None) -> Callable[..., Any]:
+        """`generate` with the mark: same arguments, same result; `self.receipts` holds those of the last call.
+
+        tokenizer: turns prompts back into text for the ledger; without it their ids are recorded.
+        Raises EmbeddingRefused where `generate` cannot carry the mark.
+        """
+        owner = getattr(generate, "__self__", None)
+        if getattr(generate, "__name__", "") != "generate" or owner is None:
+            raise EmbeddingRefused(
+                f"wrap takes a model's generate method, found {getattr(generate, '__name__', generate)!r}",
+                hint="for continuous batching set generation_config.watermarking_config = embedder.config",
+            )
+
+        @functools.wraps(generate)
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("watermarking_config") not in (None, self.config):
+                raise EmbeddingRefused("generate was given another watermarking_config; remove one of the two")
+            served = generate(*args, **kwargs | {"watermarking_config": self.config})
+            self._record(_prompt_ids(generate, args, kwargs), served, owner, tokenizer)
+            return served
+
+        return marked
+
+    def receipt(self, response: list[int]) -> Receipt:
+        """The receipt of one response: a pure function of its ids and the mark."""
+        marked = self._marked(response)
+        reason = None if marked else f"no token has a full window of {self.mark.scheme.window} before it"
+        return Receipt(
+            scheme=f"{self.mark.scheme.name}/{self.mark.scheme.version}",
+            kid=self.mark.key.kid,
+            engine="transformers",
+            applied=marked > 0,
+            reason=reason,
+            tokens=len(response),
+            tokens_marked=marked,
+        )
+
+    def _marked(self, response: list[int]) -> int:
+        window = self.mark.scheme.window
+        if len(response) <= window:
+            return 0
+        ids = torch.tensor(response)
+        windows = ids.unfold(0, window, 1)[:-1].numpy()
+        held = self.mark.holds_special(windows) | self.mark.holds_special(ids[window:, None].numpy())
+        return int((~held).sum())
+
+    def _record(self, prompts: torch.Tensor | None, served: Any, owner: Any, tokenizer: Any) -> None:
+        sequences = served if isinstance(served, torch.Tensor) else served.sequences
+        rows = _responses(prompts, sequences, owner)
+        self.receipts = [self.receipt(response) for _, response in rows]
+        if self.ledger is None:
+            return
+        for (prompt, response), receipt in zip(rows, self.receipts, strict=True):
+            shown = tokenizer.decode(prompt) if tokenizer is not None else json.dumps(prompt)
+            self.ledger.append(
+                f"{self.ledger.length}",
+                kid=receipt.kid,
+                receipt=asdict(receipt),
+                prompt=shown,
+                token_ids=response,
+            )
+
+
+def _prompt_ids(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    if "input_ids" in kwargs:
+        given = kwargs["input_ids"]
+    else:
+        given = inspect.signature(generate).bind_partial(*args).arguments.get("inputs", kwargs.get("inputs"))
+    return given if isinstance(given, torch.Tensor) else None
+
+
+def _responses(prompts: torch.Tensor | None, sequences: torch.Tensor, owner: Any) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, response ids) of each row: padding cut off on the left, and everything after the end token."""
+    config = owner.generation_config
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    encoder = bool(getattr(owner.config, "is_encoder_decoder", False))
+    start = 1 if encoder else 0 if prompts is None else prompts.shape[1]
+    copies = 1 if prompts is None else sequences.shape[0] // prompts.shape[0]
+    rows = []
+    for index, row in enumerate(sequences.tolist()):
+        prompt = [] if prompts is None else prompts[index // copies].tolist()
+        while prompt and prompt[0] == config.pad_token_id:
+            prompt = prompt[1:]
+        response = row[start:]
+        stop = next((i for i, token in enumerate(response) if token in ends), len(response))
+        rows.append((prompt, response[:stop]))
+    return rows

@@ -1,0 +1,8 @@
+"""The report: one HTML page that strangers can read, doubt and recompute, and the check that does so."""
+
+from __future__ import annotations
+
+from watermark.report.page import page, render
+from watermark.report.verify import verify
+
+__all__ = ["page", "render", "verify"]

@@ -1,0 +1,397 @@
+"""The three plots, each with its caption and its table: the same evidence gives the same bytes.
+
+Drawn by matplotlib as SVG, then stripped to what a page needs: no scripts, styles, metadata or links out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from watermark.errors import ExtraMissing
+from watermark.report.numbers import NARROW, decimals, percent, pvalue, signed, span
+from watermark.stats.laws import binomial_interval
+
+if TYPE_CHECKING:
+    from watermark.evidence import Document, Evidence
+
+INK, GREY, PALE = "#1f2933", "#5b6670", "#b9c7d3"
+BLUE, ORANGE = "#0072b2", "#b84a00"  # Okabe and Ito's blue; their vermilion, darkened to 4.5:1 on white
+FAR = 30.0  # standard deviations beyond which the axis is broken, so that the decoys keep their shape
+_SIZE = (6.2, 2.9)  # inches
+_UNDER_LEGEND = {"left": 0.085, "right": 0.98, "bottom": 0.175, "top": 0.88}
+_BESIDE_LABELS = {"left": 0.085, "right": 0.79, "bottom": 0.175, "top": 0.97}
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "font.size": 9.0,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+}
+_LINE = 0.075  # least distance between two labels in the margin, as a share of the height
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture and its numbers. svg: safe to place in a page as it is. rows: as many cells as columns."""
+
+    name: str
+    title: str
+    svg: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def figures(evidence: Evidence) -> list[Figure]:
+    """All plots of the page, in order. Raises ExtraMissing without matplotlib."""
+    with _drawing():
+        return [key_among_decoys(evidence), evidence_against_text(evidence), rate_by_document(evidence)]
+
+
+def key_among_decoys(evidence: Evidence) -> Figure:
+    """Histogram of the decoys' green rates, the exact null curve, and our key."""
+    edges, counts, expected = _histogram(evidence)
+    places = decimals(evidence.gamma, evidence.cells)
+    canvas = _canvas(_UNDER_LEGEND)
+    for axes in _around_key(canvas, evidence, edges):
+        _draw_histogram(axes, 100 * edges / evidence.cells, counts, expected, len(evidence.decoys.totals))
+    _draw_key(canvas, evidence, percent(evidence.green_rate, places))
+    return Figure(
+        name="decoys",
+        title="Our key among keys that marked nothing",
+        svg=_svg(canvas, "decoys"),
+        caption=_decoys_caption(evidence),
+        columns=("green tokens", "green rate", "decoy keys", "expected by chance"),
+        rows=[
+            (
+                f"{math.ceil(a):,} to {math.floor(b):,}",
+                f"{percent(math.ceil(a) / evidence.cells, places + 1)}",
+                f"{count:,}",
+                f"{mean:.1f}",
+            )
+            for a, b, count, mean in zip(edges, edges[1:], counts, expected)
+        ],
+    )
+
+
+def evidence_against_text(evidence: Evidence) -> Figure:
+    """-log10 p after each stretch of text, with the line of alpha."""
+    canvas = _canvas(_BESIDE_LABELS)
+    axes = canvas.add_subplot()
+    tokens = [step.tokens for step in evidence.curve]
+    strength = [-step.log10_p for step in evidence.curve]
+    level = -math.log10(evidence.alpha)
+    axes.axhline(level, color=ORANGE, linewidth=1.2, linestyle=(0, (5, 3)))
+    axes.plot(tokens, strength, color=BLUE, linewidth=1.6, marker="o", markersize=2.6)
+    axes.set_xlim(0, 1.02 * max(tokens))
+    axes.set_ylim(0, 1.12 * max(level, *strength, 1.5))
+    _whole_numbers(axes)
+    _labelled(axes, "tokens read, in reading order", "evidence, −log₁₀ p")
+    _margin_labels(
+        axes,
+        [
+            (strength[-1], f"p = {pvalue(evidence.log10_p)}", BLUE),
+            (level, f"alpha = {evidence.alpha:g}", ORANGE),
+        ],
+    )
+    return Figure(
+        name="curve",
+        title="Evidence against amount of text",
+        svg=_svg(canvas, "curve"),
+        caption=_curve_caption(evidence),
+        columns=("answers", "tokens", "cells", "green", "p"),
+        rows=[
+            (f"{s.documents:,}", f"{s.tokens:,}", f"{s.cells:,}", f"{s.green:,}", pvalue(s.log10_p))
+            for s in evidence.curve
+        ],
+    )
+
+
+def rate_by_document(evidence: Evidence) -> Figure:
+    """Green rate of each answer with its 95 % interval, beside chance and all answers together."""
+    listed = [d for d in evidence.documents if d.cells]
+    places = decimals(evidence.gamma, evidence.cells)
+    canvas = _canvas(_BESIDE_LABELS)
+    axes = canvas.add_subplot()
+    _draw_documents(axes, listed)
+    axes.axhline(100 * evidence.gamma, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
+    axes.axhline(100 * evidence.green_rate, color=BLUE, linewidth=1.6)
+    axes.set_xlim(0, len(listed) + 1)
+    axes.set_ylim(bottom=0)
+    _whole_numbers(axes)
+    _labelled(axes, "answer, numbered as in the table below", "green rate, %")
+    pooled = 100 * evidence.green_rate
+    _margin_labels(
+        axes,
+        [
+            (pooled, f"all {percent(evidence.green_rate, places)}", BLUE),
+            (100 * evidence.gamma, f"chance {percent(evidence.gamma, places)}", INK),
+        ],
+    )
+    return Figure(
+        name="documents",
+        title="Green rate of single answers",
+        svg=_svg(canvas, "documents"),
+        caption=_documents_caption(evidence, listed),
+        columns=("no.", "answer", "tokens", "cells", "green", "green rate", "95 % interval"),
+        rows=[_document_row(number, d) for number, d in enumerate(listed, 1)],
+    )
+
+
+def _decoys_caption(evidence: Evidence) -> str:
+    places, totals = decimals(evidence.gamma, evidence.cells), evidence.decoys.totals
+    low, high = (percent(total / evidence.cells, places) for total in (min(totals), max(totals)))
+    side = "above" if evidence.z >= 0 else "below"
+    return (
+        f"{len(totals):,} decoy keys, which marked nothing, were put to the same {evidence.cells:,} cells; "
+        f"their green rates run from {low} to {high}. Our key’s is {percent(evidence.green_rate, places)}, "
+        f"{abs(evidence.z):.1f} standard deviations {side} chance. The curve is the exact law of a key that "
+        f"had no part in the text (binomial, gamma = {evidence.gamma:g})."
+    )
+
+
+def _curve_caption(evidence: Evidence) -> str:
+    last = evidence.curve[-1]
+    return (
+        f"Evidence as text is added: −log₁₀ p reaches {abs(last.log10_p):.1f} after {last.tokens:,} tokens; "
+        f"the dashed line is alpha = {evidence.alpha:g}, that is {-math.log10(evidence.alpha):.1f}. "
+        "Descriptive, not a stopping rule: only the last point is the test."
+    )
+
+
+def _documents_caption(evidence: Evidence, listed: list[Document]) -> str:
+    places = decimals(evidence.gamma, evidence.cells)
+    higher = sum(d.green / d.cells > evidence.gamma for d in listed)
+    return (
+        f"{len(listed)} of {evidence.documents_read:,} answers, evenly spaced in reading order, each with "
+        f"its 95{NARROW}% interval (Clopper and Pearson). {higher} of them lie above chance, "
+        f"{percent(evidence.gamma, places)} (dashed); all answers together give "
+        f"{percent(evidence.green_rate, places)} (solid). One answer is seldom enough to tell; the test is "
+        "on all of them together."
+    )
+
+
+def _histogram(evidence: Evidence) -> tuple[Any, list[int], list[float]]:
+    """(edges at half counts, decoys in each bin, exact expectation of each bin)."""
+    from scipy.stats import binom
+
+    n, gamma, totals = evidence.cells, evidence.gamma, np.asarray(evidence.decoys.totals)
+    deviation = math.sqrt(n * gamma * (1 - gamma))
+    low = min(int(totals.min()), math.floor(n * gamma - 3.5 * deviation))
+    high = max(int(totals.max()), math.ceil(n * gamma + 3.5 * deviation))
+    width = max(1, math.ceil((high - low + 1) / 27))
+    edges = np.arange(low, high + width + 1, width) - 0.5
+    counts = np.histogram(totals, edges)[0]
+    expected = len(totals) * np.diff(binom.cdf(edges, n, gamma))
+    return edges, [int(c) for c in counts], [float(e) for e in expected]
+
+
+def _around_key(canvas: Any, evidence: Evidence, edges: Any) -> list[Any]:
+    """One axis for decoys and key; or, if the key is far off, the decoys' axis and a stub for the key."""
+    low, high = 100 * float(edges[0]) / evidence.cells, 100 * float(edges[-1]) / evidence.cells
+    key = 100 * evidence.green_rate
+    margin = 0.04 * (max(high, key) - min(low, key))
+    if abs(evidence.z) <= FAR:
+        axes = canvas.add_subplot()
+        axes.set_xlim(min(low, key) - margin, max(high, key) + margin)
+        return [axes]
+    ratios = (4, 1) if evidence.z > 0 else (1, 4)
+    panels = canvas.subplots(1, 2, sharey=True, width_ratios=ratios, gridspec_kw={"wspace": 0.06})
+    main, stub = panels if evidence.z > 0 else panels[::-1]
+    main.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    stub.set_xlim(key - 1, key + 1)
+    stub.set_xticks([key], [f"{key:.1f}"])
+    _break_axis(panels)
+    return [main, stub]
+
+
+def _break_axis(panels: Sequence[Any]) -> None:
+    """Two short strokes where the axis is broken, and no frame between."""
+    left, right = panels
+    stroke = {
+        "marker": [(-0.5, -1), (0.5, 1)],
+        "markersize": 9,
+        "linestyle": "none",
+        "color": INK,
+        "clip_on": False,
+    }
+    left.plot([1], [0], transform=left.transAxes, **stroke)
+    right.plot([0], [0], transform=right.transAxes, **stroke)
+    right.spines["left"].set_visible(False)
+    right.tick_params(axis="y", left=False)
+
+
+def _draw_histogram(axes: Any, rates: Any, counts: list[int], expected: list[float], decoys: int) -> None:
+    limits = axes.get_xlim()
+    axes.stairs(
+        counts,
+        rates,
+        fill=True,
+        facecolor=PALE,
+        edgecolor=GREY,
+        linewidth=0.6,
+        label=f"{decoys:,} decoy keys",
+    )
+    middles = (rates[1:] + rates[:-1]) / 2
+    axes.plot(middles, expected, color=INK, linewidth=1.4, label="exact law of a key that had no part in it")
+    axes.set_xlim(limits)
+    axes.set_ylim(0, 1.5 * max(*counts, *expected))
+
+
+def _draw_key(canvas: Any, evidence: Evidence, rate: str) -> None:
+    """The line of our key, labelled on the side that has room, and the legend above."""
+    panels = canvas.axes
+    main = panels[0] if evidence.z > 0 else panels[-1]
+    axes = panels[-1] if evidence.z > 0 else panels[0]
+    key = 100 * evidence.green_rate
+    axes.axvline(key, color=ORANGE, linewidth=2.4)
+    left = _label_left_of(key, axes.get_xlim(), above=evidence.z > 0, alone=len(panels) > 1)
+    axes.annotate(
+        f"our key {rate}\nz = {signed(evidence.z, 1)}",
+        (key, 0.97),
+        xycoords=("data", "axes fraction"),
+        xytext=(-6 if left else 6, 0),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="top",
+        color=ORANGE,
+        weight="bold",
+    )
+    _labelled(main, "green rate, %" + (" (axis broken)" if len(panels) > 1 else ""), "")
+    panels[0].set_ylabel("decoy keys")
+    for panel in panels:
+        _sober(panel)
+    panels[0].legend(
+        *main.get_legend_handles_labels(),
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=2,
+        frameon=False,
+        borderaxespad=0.2,
+        handlelength=1.6,
+    )
+
+
+def _label_left_of(key: float, limits: tuple[float, float], *, above: bool, alone: bool) -> bool:
+    """Whether the key's label stands to its left: away from the decoys, unless the picture ends there."""
+    share = (key - limits[0]) / (limits[1] - limits[0])
+    if alone:
+        return above
+    return share > 0.75 or (share > 0.25 and not above)
+
+
+def _draw_documents(axes: Any, listed: list[Document]) -> None:
+    numbers = list(range(1, len(listed) + 1))
+    rates = [100 * d.green / d.cells for d in listed]
+    for number, document in zip(numbers, listed):
+        low, high = binomial_interval(document.green, document.cells)
+        axes.vlines(number, 100 * low, 100 * high, color=PALE, linewidth=2.2)
+    axes.plot(numbers, rates, linestyle="none", marker="o", markersize=3.4, color=GREY)
+
+
+def _document_row(number: int, document: Document) -> tuple[str, ...]:
+    interval = binomial_interval(document.green, document.cells)
+    return (
+        str(number),
+        document.id,
+        f"{document.tokens:,}",
+        f"{document.cells:,}",
+        f"{document.green:,}",
+        percent(document.green / document.cells),
+        span(interval),
+    )
+
+
+@contextlib.contextmanager
+def _drawing() -> Iterator[None]:
+    """Our settings for a while, whatever the reader's matplotlib was told before."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ExtraMissing("matplotlib", "evidence", "writing the report page") from None
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def _canvas(edges: dict[str, float]) -> Any:
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=_SIZE)
+    canvas.subplots_adjust(**edges)
+    return canvas
+
+
+def _labelled(axes: Any, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    _sober(axes)
+
+
+def _sober(axes: Any) -> None:
+    """No frame but the two axes, quiet ticks."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, length=3)
+    axes.patch.set_visible(False)
+
+
+def _whole_numbers(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _margin_labels(axes: Any, labels: list[tuple[float, str, str]]) -> None:
+    """Names the lines in the right margin, at their height, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    heights = [(value - low) / (high - low) for value, _, _ in labels]
+    order = np.argsort(heights)
+    shortfall = _LINE - (heights[order[1]] - heights[order[0]])
+    if shortfall > 0:
+        heights[order[0]] -= shortfall / 2
+        heights[order[1]] += shortfall / 2
+    for height, (_, text, colour) in zip(heights, labels):
+        axes.text(1.015, height, text, transform=axes.transAxes, color=colour, va="center", weight="bold")
+
+
+def _svg(canvas: Any, name: str) -> str:
+    """The drawing as one <svg> element, its ids made particular to `name`."""
+    import matplotlib
+
+    drawn = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        canvas.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _stripped(drawn.getvalue().decode(), name)
+
+
+def _stripped(svg: str, name: str) -> str:
+    svg = svg[svg.index("<svg") :].replace("xlink:href", "href").replace("\r", "")
+    svg = re.sub(
+        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>',
+        rf'<svg \1 role="img" aria-labelledby="caption-{name}">',
+        svg,
+        count=1,
+    )
+    svg = re.sub(r"<(style|metadata)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    svg = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), svg)
+    return re.sub(r"\s*\n\s*", "\n", svg).strip()
+
+
+def _attributes(style: str) -> str:
+    """`a: b; c: d` as ` a="b" c="d"`, so that the page needs no inline styles; the page's font is used."""
+    pairs = [part.split(":", 1) for part in style.split(";") if ":" in part]
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, value in pairs if name.strip() != "font-family")

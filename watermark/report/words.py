@@ -1,0 +1,170 @@
+"""What the page says in plain words: asked, found, how sure, and what it does not show.
+
+The words are chosen for a reader in court: exposure, never more; each claim stands beside its limits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from watermark.detect import INCONCLUSIVE_LIFT
+from watermark.report.numbers import NARROW, decimals, odds, percent, pvalue, span, two_digits
+from watermark.stats.laws import detectable_rate
+
+if TYPE_CHECKING:
+    from watermark.evidence import Evidence
+
+_MOST_CELLS = 10**9
+
+OTHER_WAYS = (
+    "our marked answers were published on the web and gathered from there",
+    "a third model learned from them and then taught the suspect (indirect distillation)",
+    "somebody else planted marked text where the suspect's makers would find it",
+    "the key leaked, and somebody marked text with it",
+    "marked text was supplied when the suspect was asked, by retrieval or in the prompt",
+)
+
+LIMITS = (
+    "The result speaks of exposure to text that carries this mark. It does not show theft, or intent.",
+    "A dependence on the key can come about in other ways than training on our answers: "
+    + "; ".join(OTHER_WAYS)
+    + ". This test cannot tell these apart; dates, contracts and logs can.",
+    "The p-value is how often chance alone would do at least as well. It is not the probability that the "
+    "suspect is innocent, nor one minus the probability that it is not.",
+    "The p-value needs a key that was fixed, and committed to in public, before the suspect's training data "
+    "were gathered, and that had no part in choosing the prompts. The commitment's date is evidence from "
+    "outside this page.",
+    "Alpha is to be chosen before looking. Whoever tests many suspects, many keys or the same suspect again "
+    "and again must correct for it, and say how often they looked.",
+    "The green rate measures how strongly the outputs lean towards the key's green tokens. It is not the "
+    "share of the training data that was ours.",
+    "Absence of evidence is not evidence of absence: rewriting, filtering or heavy mixing with other text "
+    "weakens the mark until no test of this size can find it.",
+)
+
+SKIPPED_BECAUSE = {
+    "no full window before it": "the key looks at the tokens before; the first tokens of an answer lack them",
+    "special token": "control tokens are placed by software, not chosen by a model",
+    "window in the prompt": "the text may have been copied from the question",
+    "cell counted before": "each cell votes once; repetition is not evidence",
+    "window not in the ledger": "only windows that were served in marked answers are scored",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The first screen. `next_step` is empty unless something should be done."""
+
+    headline: str
+    found: str
+    sure: str
+    power: str
+    next_step: str
+    does_not_show: tuple[str, ...]
+
+
+def summary(evidence: Evidence) -> Summary:
+    """The verdict in sentences that a reader without statistics can repeat correctly."""
+    return Summary(
+        headline=_headline(evidence),
+        found=_found(evidence),
+        sure=_sure(evidence),
+        power=_power(evidence),
+        next_step=_next_step(evidence) if evidence.verdict == "inconclusive" else "",
+        does_not_show=_does_not_show(evidence),
+    )
+
+
+def above(evidence: Evidence) -> str:
+    """ "none of the 999 decoy keys did as well" and its kin."""
+    count = len(evidence.decoys.totals)
+    as_well = round(evidence.decoys.rank_pvalue * (1 + count)) - 1
+    if as_well == 0:
+        return f"none of the {count:,} decoy keys did as well"
+    return f"{as_well:,} of the {count:,} decoy keys did at least as well"
+
+
+def _headline(evidence: Evidence) -> str:
+    if evidence.verdict == "evidence found":
+        return "These outputs depend on our key."
+    if evidence.verdict == "no evidence found":
+        return "We found no evidence that these outputs depend on our key."
+    return "There is too little text to say whether these outputs depend on our key."
+
+
+def _found(evidence: Evidence) -> str:
+    places = decimals(evidence.gamma, evidence.cells)
+    rate, chance = percent(evidence.green_rate, places), percent(evidence.gamma, places)
+    return (
+        f"{rate} of the {evidence.cells:,} scored tokens are green under our key (95{NARROW}% interval "
+        f"{span(evidence.green_rate_interval, places)}); chance gives {chance}. Put to the same text, "
+        f"{above(evidence)}."
+    )
+
+
+def _sure(evidence: Evidence) -> str:
+    reached = "goes beyond" if evidence.verdict == "evidence found" else "does not reach"
+    level = odds(math.log10(evidence.alpha)).removeprefix("about ")
+    equals = f"{NARROW}={NARROW}"
+    return (
+        "If the suspect had never met answers marked with this key, a result at least this strong would "
+        f"occur {odds(evidence.log10_p)} such tests (p{equals}{pvalue(evidence.log10_p)}). It {reached} the "
+        f"level set for this test: {level} (alpha{equals}{evidence.alpha:g})."
+    )
+
+
+def _power(evidence: Evidence) -> str:
+    if evidence.detectable_rate is None:
+        return "With this little text, even a green rate of 100 % would not have been found."
+    places = decimals(evidence.gamma, evidence.cells)
+    one_sided = "" if evidence.alternative == "greater" else " (computed for the upper-tail test at the same level)"
+    return (
+        f"A green rate above {percent(evidence.detectable_rate, places)} would have been found with "
+        f"probability {percent(evidence.power, 0)}{one_sided}; a weaker trace could have been missed."
+    )
+
+
+def _next_step(evidence: Evidence) -> str:
+    needed = cells_needed(evidence)
+    tokens = two_digits(needed * evidence.tokens_read / evidence.cells)
+    rate, power = percent(evidence.gamma + INCONCLUSIVE_LIFT), percent(evidence.power, 0)
+    return (
+        f"Collect more of the suspect's text: about {two_digits(needed):,} scored tokens in all (some "
+        f"{tokens:,} tokens of answers, {evidence.tokens_read:,} were read) let a green rate of {rate} be "
+        f"found with probability {power}. Then test the whole collection once. Adding text until the result "
+        "pleases would make the p-value wrong."
+    )
+
+
+def cells_needed(evidence: Evidence) -> int:
+    """The fewest cells, to about one in sixteen, that would have made the test conclusive either way."""
+    cells = evidence.cells
+    while cells < _MOST_CELLS and not _conclusive(evidence, cells):
+        cells += 1 + cells // 16
+    return cells
+
+
+def _conclusive(evidence: Evidence, cells: int) -> bool:
+    reach = detectable_rate(cells, evidence.gamma, alpha=evidence.alpha, power=evidence.power)
+    return reach is not None and reach <= evidence.gamma + INCONCLUSIVE_LIFT
+
+
+def _does_not_show(evidence: Evidence) -> tuple[str, ...]:
+    innocent = "The p-value is not the probability that the suspect is innocent."
+    committed = "All of this rests on a key that was committed to before these outputs existed."
+    if evidence.verdict == "evidence found":
+        return (
+            "It shows exposure to marked text. It does not show theft, nor intent.",
+            "Other explanations remain: " + "; ".join(OTHER_WAYS) + ".",
+            innocent,
+            committed,
+        )
+    return (
+        "It does not show that the suspect was never exposed: a trace too weak for this test may be there.",
+        "It says nothing about other keys, other models or other versions of the suspect.",
+        "Had evidence been found, it would show exposure; it does not show theft, nor intent.",
+        innocent,
+        committed,
+    )
