@@ -133,14 +133,20 @@ def test_window_in_the_answers_own_prompt_is_skipped_and_only_there():
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("lead", ["", " ", "\n", '"'])
 def test_words_copied_from_the_prompt_are_skipped_however_they_begin(lead, width, texts, tokenizer, key, binding):
-    """ "Word" and " Word" are other ids: the teacher may have said the first, the prompt may hold the second."""
-    start = texts["english"].index("Assignment statements")
-    quote, rest = texts["english"][start : start + 120].strip(), texts["code"][:4_000]
-    output = Output("a", text=f"{lead}{quote}{rest}", prompt=f"Please repeat: {quote}")
+    """The teacher may have said "Word" where the prompt holds " Word": other ids, the same copied text."""
+    quotes = [part.strip()[:120] for part in texts["english"][:200_000].split(". ")]
+    quote = next(q for q in quotes if len(q) > 100 and _begins_otherwise(q, tokenizer))
+    output = Output("a", text=f"{lead}{quote}{texts['code'][:4_000]}", prompt=f"Please repeat: {quote}")
     seen = observe([output], Watermark(GreenList(window=width), key, binding), tokenizer=tokenizer)
     copied = len(tokenizer.encode([lead + quote])[0]) - 2
     first = width + len(tokenizer.encode([lead])[0])  # windows that hold what stands before the quote may count
     assert (seen.samples[0].cells[first:copied] == -1).all()
+
+
+def _begins_otherwise(quote: str, tokenizer: Tokenizer) -> bool:
+    """Whether the quote's first token is another one behind a space, and does not recur."""
+    alone, prompt = tokenizer.encode([quote, f"Please repeat: {quote}"])
+    return alone[0] not in prompt and alone[1] in prompt
 
 
 def test_batches_do_not_change_the_cells():

@@ -20,7 +20,7 @@ from watermark.observe import observe
 from watermark.outputs import Output
 from watermark.schemes import GreenList
 
-TEXTS, LENGTH, LEVEL = 60, 700, 0.01
+TEXTS, LENGTH, LEVEL = 60, 1_000, 0.01
 
 
 def _theirs(ids: list[int], hashing_key: int, columns: int) -> float:

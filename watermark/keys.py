@@ -76,7 +76,9 @@ class Key:
         return self._secret, self._salt
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and hmac.compare_digest(self._secret, other._secret)
+        if not isinstance(other, Key) or (self.kid, self._salt) != (other.kid, other._salt):
+            return False
+        return hmac.compare_digest(self._secret, other._secret)
 
     def __hash__(self) -> int:
         return hash(self.kid)

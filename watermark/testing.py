@@ -18,13 +18,15 @@ _SIGMAS = 5.0
 def check_scheme(scheme: Scheme) -> None:
     """Raises AssertionError, in words, unless the scheme keeps its contract.
 
-    Scores follow `null` under random keys; tilting raises the true key's score and no decoy's; a batch equals its
-    rows; inputs survive untouched; -inf stays; parameters survive JSON; numpy and torch agree to the bit.
+    Scores follow `null` under random keys and are independent from cell to cell; tilting raises the true key's
+    score and no decoy's; a batch equals its rows; inputs survive untouched; -inf stays; parameters survive JSON;
+    numpy and torch agree to the bit.
     """
     key, *others = decoy_keys(b"check_scheme", 9)
     rng = np.random.default_rng(20240607)
     _check_json(scheme)
     _check_null(scheme, [key, *others], rng)
+    _check_independence(scheme, key, rng)
     _check_tilt(scheme, key, others, rng)
     _check_shapes(scheme, key, rng)
 
@@ -45,6 +47,19 @@ def _check_null(scheme: Scheme, keys: list[Key], rng: np.random.Generator) -> No
         _require(error < _SIGMAS, f"scores under a random key miss the mean of `null` by {error:.1f} sigma")
         ratio = scores.var() / scheme.null.variance
         _require(0.9 < ratio < 1.1, f"scores have {ratio:.2f} times the variance of `null`")
+
+
+def _check_independence(scheme: Scheme, key: Key, rng: np.random.Generator) -> None:
+    """Cells that share a token, or a window, or all but the oldest id of it, must not share their score."""
+    side = 150
+    windows = rng.integers(0, 2**20, (side, scheme.window))
+    windows[:, 1:] = windows[:1, 1:]
+    choices = rng.integers(0, 2**17, side)
+    grid = np.asarray(scheme.score(np.repeat(windows, side, axis=0), np.tile(choices, side), key), dtype=float)
+    centred = grid.reshape(side, side) - scheme.null.mean
+    for axis, shared in ((0, "token"), (1, "window")):
+        ratio = centred.sum(axis=axis).var() / (side * scheme.null.variance)
+        _require(0.4 < ratio < 1.8, f"cells that share a {shared} are not independent: {ratio:.1f} times the variance")
 
 
 def _check_tilt(scheme: Scheme, key: Key, others: list[Key], rng: np.random.Generator) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from scipy.stats import kstest
 
 from watermark import prf
 from watermark.detect import detect
-from watermark.keys import Key, decoy_keys
+from watermark.keys import decoy_keys
 from watermark.ledger import Record
 from watermark.mark import Watermark
 from watermark.observe import Observations, observe, served_windows
@@ -86,14 +85,9 @@ def runs(corpora, binding) -> list[Run]:
     return done
 
 
-@cache
-def _decoy_set(seed: bytes) -> tuple[Key, ...]:
-    return tuple(decoy_keys(seed, DECOYS))
-
-
 def _decoys(mark: Watermark, seen: Observations) -> list[int]:
-    """Totals of decoys, drawn as detect draws them but from few seeds, so that keys are derived once."""
-    keys = _decoy_set(seen.digest[:1].encode())
+    """Totals of decoys, drawn as detect draws them."""
+    keys = decoy_keys(bytes.fromhex(seen.digest), DECOYS)
     return [int(mark.rekeyed(key).score(seen.windows, seen.choices).sum()) for key in keys]
 
 

@@ -50,7 +50,9 @@ class Model:
         """From a model folder, a .gguf file, "demo", or a hub name. Raises OutputsInvalid."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         path = demo_model() if str(source) == DEMO else Path(source)
         folder, options = (str(path), {}) if path.exists() else (str(source), {})
         if path.suffix == ".gguf":
