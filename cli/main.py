@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -54,21 +55,22 @@ def run() -> None:
     if clash:
         console.say(f"wmark: warning: {clash}")
     try:
-        from watermark.errors import LedgerInvalid, ReportInvalid, WatermarkError
+        from watermark.errors import LedgerInvalid, ReportInvalid, RunInterrupted, WatermarkError
     except ImportError:
         console.fail(
             "the installed package 'watermark' is not ours",
             "pip uninstall watermark; pip install --force-reinstall wmark",
         )
         sys.exit(1)
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         app()
     except (ReportInvalid, LedgerInvalid) as error:
         _end(str(error), error.hint, 3)
+    except RunInterrupted as error:
+        _end(str(error), error.hint, 130)
     except WatermarkError as error:
         _end(str(error), error.hint, 1)
-    except KeyboardInterrupt:
-        _end("interrupted; finished work is on disk", "run the same command again to go on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -77,6 +79,12 @@ def run() -> None:
         _end(f"{where}{error.strerror or error}", "free some space" if error.errno == 28 else None, 1)
     except MemoryError:
         _end("out of memory", "use a smaller --batch", 1)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    from watermark.errors import RunInterrupted
+
+    raise RunInterrupted("interrupted; finished work is on disk", hint="run the same command again to go on")
 
 
 def _end(message: str, hint: str | None, code: int) -> None:

@@ -193,7 +193,7 @@ def test_token_ids_and_text_give_the_same_cells(texts, tokenizer, mark):
     as_ids = [
         Output(str(i), token_ids=tuple(a), prompt_token_ids=tuple(p)) for i, (a, p) in enumerate(zip(encoded, prompts))
     ]
-    first, second = observe(as_text, mark, tokenizer=tokenizer), observe(as_ids, mark)
+    first, second = observe(as_text, mark, tokenizer=tokenizer), observe(as_ids, mark, tokenizer=tokenizer)
     assert first.digest == second.digest
     assert first.skipped == second.skipped
     assert first.skipped["window in the prompt"] > 0

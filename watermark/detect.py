@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -64,6 +64,8 @@ def detect(
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1, found {alpha}")
+    if alternative not in get_args(Alternative):
+        raise ValueError(f"alternative must be one of {', '.join(get_args(Alternative))}, found {alternative!r}")
     if decoys < 99:
         raise ValueError(f"at least 99 decoys are needed, found {decoys}")
     source = Outputs(Path(outputs)) if isinstance(outputs, (str, Path)) else outputs
@@ -128,7 +130,7 @@ def _evidence(
         mark=mark.profile(),
         inputs=_inputs(source, ledger),
         options=_options(source, alternative, alpha, len(totals), ledger),
-        notes=_notes(seen, ledger is not None),
+        notes=_notes(seen, ledger is not None, tokenizer is not None),
         software=_software(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -222,7 +224,7 @@ def _options(
     }
 
 
-def _notes(seen: Observations, filtered: bool) -> list[str]:
+def _notes(seen: Observations, filtered: bool, readable: bool) -> list[str]:
     notes = [
         "The p-value holds if the key was fixed before the outputs existed and had no part in choosing the prompts; "
         "the commitment's date is what shows it."
@@ -233,6 +235,8 @@ def _notes(seen: Observations, filtered: bool) -> list[str]:
             f"{unknown} of {len(seen.names)} answers came without their prompt: text copied from a marked prompt or "
             "from retrieved marked documents could not be left out there."
         )
+    if seen.prompts_known and not readable:
+        notes.append("No tokenizer was given: windows were compared with the prompts by token ids, not as text too.")
     if filtered:
         notes.append("Windows were chosen by the ledger: by windows alone, never by window and token.")
     if seen.tokens.sum() > 4 * len(seen):

@@ -149,9 +149,10 @@ class Evidence:
         body = {k: v for k, v in stored.items() if k not in ("format", "digest")}
         try:
             evidence = _built(cls, body)
+            digest = evidence.digest
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ReportInvalid(f"{name} is not complete: {error}") from None
-        if evidence.digest != stored.get("digest"):
+        if digest != stored.get("digest"):
             raise ReportInvalid(f"{name} does not match its digest; it was changed after it was written")
         return evidence
 

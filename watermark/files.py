@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -51,4 +52,17 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(draft, path)
     except OSError:
         draft.unlink(missing_ok=True)
+        raise
+
+
+def append_whole(stream: io.FileIO, line: bytes) -> None:
+    """Appends to an unbuffered file and flushes to disk; if that fails, the file is as it was before."""
+    start = stream.tell()
+    try:
+        while line:
+            line = line[stream.write(line) :]
+        os.fsync(stream.fileno())
+    except BaseException:
+        stream.truncate(start)
+        stream.seek(start)
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from watermark.errors import LedgerInvalid
-from watermark.files import canonical_json
+from watermark.files import append_whole, canonical_json
 
 FORMAT = "wmark-ledger/1"
 Mode = Literal["full", "hash-only"]
@@ -53,7 +54,7 @@ class Ledger:
 
     def __init__(self, path: str | Path, *, mode: Mode | None = None) -> None:
         self.path = Path(path)
-        self._stream: BinaryIO = _open_locked(self.path)
+        self._stream = _open_locked(self.path)
         try:
             self._begin(mode)
         except BaseException:
@@ -101,7 +102,7 @@ class Ledger:
         if whole == 0:
             self._start(mode or "full")
             return
-        header, records = _parse(self.path, content[:whole].splitlines())
+        header, records = _parse(self.path, content[:whole])
         self.mode: Mode = header["mode"]
         self.head = records[-1].hash if records else str(header["hash"])
         self.length = len(records)
@@ -117,14 +118,7 @@ class Ledger:
     def _write(self, body: dict[str, Any]) -> None:
         """One line, whole: if the disk is full the line is taken back and the ledger stays valid."""
         digest = hashlib.sha256(canonical_json(body)).hexdigest()
-        start = self._stream.tell()
-        try:
-            self._stream.write(canonical_json(body | {"hash": digest}) + b"\n")
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        except OSError:
-            os.ftruncate(self._stream.fileno(), start)
-            raise
+        append_whole(self._stream, canonical_json(body | {"hash": digest}) + b"\n")
         self.head = digest
         if "id" in body:
             self.ids.add(body["id"])
@@ -140,7 +134,7 @@ def read_ledger(path: str | Path) -> Iterator[Record]:
         content = path.read_bytes()
     except OSError as error:
         raise LedgerInvalid(f"{path} cannot be read: {error.strerror}") from None
-    _, records = _parse(path, content[: content.rfind(b"\n") + 1].splitlines())
+    _, records = _parse(path, content[: content.rfind(b"\n") + 1])
     yield from records
 
 
@@ -149,7 +143,8 @@ def answer_hash(salt: str, prompt: str, token_ids: list[int]) -> str:
     return hashlib.sha256(canonical_json([salt, prompt, [int(i) for i in token_ids]])).hexdigest()
 
 
-def _parse(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], list[Record]]:
+def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], list[Record]]:
+    lines = content.split(b"\n")[:-1]
     if not lines:
         raise LedgerInvalid(f"{path} is empty; a ledger starts with its header", hint="is this the right file?")
     header = _checked(path, lines[0], 1)
@@ -180,21 +175,22 @@ def _checked(path: Path, line: bytes, number: int) -> dict[str, Any]:
     try:
         body: dict[str, Any] = json.loads(line)
         claimed = body.pop("hash")
+        whole = canonical_json(body | {"hash": claimed})
     except (ValueError, KeyError, AttributeError, TypeError):
         raise LedgerInvalid(
             f"{path}, line {number}: not a ledger record", hint="did you pass the answers as the ledger?"
         ) from None
-    if hashlib.sha256(canonical_json(body)).hexdigest() != claimed:
+    if hashlib.sha256(canonical_json(body)).hexdigest() != claimed or line != whole:
         raise LedgerInvalid(f"{path}, line {number}: the record does not match its hash; it was changed")
     return body | {"hash": claimed}
 
 
-def _open_locked(path: Path) -> BinaryIO:
+def _open_locked(path: Path) -> io.FileIO:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise LedgerInvalid(f"{path} cannot be opened: {error.strerror}") from None
-    stream = os.fdopen(descriptor, "r+b")
+    stream = io.FileIO(descriptor, "r+")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -3,7 +3,8 @@
 The validity rules live here and only here; none is an option. Proofs: docs/validity.md.
 
 1. One vote for each cell over the whole corpus, by the input that the keyed function uses.
-2. A window lies wholly inside the response; a window that occurs in that answer's prompt is skipped.
+2. A window lies wholly inside the response; a window that occurs in that answer's prompt, as ids or as text (the
+   start of copied text is often tokenized otherwise than it was in the prompt), is skipped.
 3. A ledger filters by its windows alone, never by (window, token).
 4. Special tokens are neither scored nor part of a scored window.
 """
@@ -138,7 +139,7 @@ class _Reader:
         for output, answer in zip(batch, answers, strict=True):
             if len(self.shown) < SAMPLED:
                 self.shown.append((output.id, np.asarray(answer, dtype=np.int64)))
-        self._cells(first, answers, prompts)
+        self._cells(first, answers, prompts, self._prompt_texts(batch))
 
     def finish(self) -> Observations:
         h = self.mark.scheme.window
@@ -168,7 +169,7 @@ class _Reader:
             digest=digest,
         )
 
-    def _cells(self, first: int, answers: list[Any], prompts: list[Any]) -> None:
+    def _cells(self, first: int, answers: list[Any], prompts: list[Any], texts: list[str]) -> None:
         """The cells of one batch: all answers laid end to end, windows that cross an end left out."""
         h = self.mark.scheme.window
         ids, owner, position = _laid_out(answers)
@@ -180,7 +181,8 @@ class _Reader:
         keep = ~(np.isin(windows, special).any(axis=1) | np.isin(choices, special))
         self.skipped["special token"] += int((~keep).sum())
         names = prf.window_ids(windows)
-        prompted = np.isin(_owned(names, documents), self._prompt_windows(prompts)) & keep
+        prompted = keep & np.isin(_owned(names, documents), self._prompt_windows(prompts))
+        prompted |= self._in_prompt_text(windows, names, documents, texts, keep & ~prompted)
         self.skipped["window in the prompt"] += int(prompted.sum())
         keep &= ~prompted
         if self.served is not None:
@@ -195,6 +197,33 @@ class _Reader:
                 positions[keep],
             )
         )
+
+    def _prompt_texts(self, batch: tuple[Output, ...]) -> list[str]:
+        """Each prompt as text; "" where there is none or no tokenizer to read windows with."""
+        if self.tokenizer is None:
+            return [""] * len(batch)
+        decoded = iter(
+            self.tokenizer.texts([o.prompt_token_ids for o in batch if o.prompt is None and o.prompt_token_ids])
+        )
+        return [o.prompt if o.prompt is not None else next(decoded) if o.prompt_token_ids else "" for o in batch]
+
+    def _in_prompt_text(
+        self,
+        windows: NDArray[np.int64],
+        names: NDArray[np.uint64],
+        documents: NDArray[np.int64],
+        texts: list[str],
+        among: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """Which cells' windows, as text without leading blanks, stand in their answer's prompt."""
+        found = np.zeros(len(windows), dtype=bool)
+        at = np.flatnonzero(among & np.array([bool(text) for text in texts])[documents])
+        if self.tokenizer is None or not len(at):
+            return found
+        _, first, which = np.unique(names[at], return_index=True, return_inverse=True)
+        read = [text.lstrip() for text in self.tokenizer.texts(windows[at[first]].tolist())]
+        found[at] = [read[i] in texts[d] for i, d in zip(which.tolist(), documents[at].tolist(), strict=True)]
+        return found
 
     def _prompt_windows(self, prompts: list[Any]) -> NDArray[np.uint64]:
         h = self.mark.scheme.window

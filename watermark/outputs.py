@@ -10,7 +10,8 @@ import difflib
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -105,8 +106,9 @@ class Outputs:
             )
         if text is not None and not isinstance(text, str):
             raise OutputsInvalid(f"{where}: 'text' should be a string, found {type(text).__name__}")
+        _check_characters(text or "", where, "text")
         return Output(
-            id=str(record.get("id", index)),
+            id=str(index if record.get("id") is None else record["id"]),
             text=text if ids is None else None,
             token_ids=None if ids is None else _ids(ids, where, "token_ids"),
             prompt=_prompt(record.get("prompt"), where),
@@ -136,7 +138,7 @@ def _mapping(fields: Mapping[str, str]) -> dict[str, str]:
 
 def _decoded(line: bytes, where: str) -> dict[str, Any] | OutputsInvalid:
     try:
-        found = json.loads(line.decode("utf-8"))
+        found = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         byte = line[error.start]
         return OutputsInvalid(
@@ -154,7 +156,7 @@ def _decoded(line: bytes, where: str) -> dict[str, Any] | OutputsInvalid:
 def _next_line(stream: IO[bytes], path: Path, number: int) -> bytes:
     try:
         line = stream.readline(_MAX_LINE + 1)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise OutputsInvalid(
             f"{path}, line {number}: the compressed file is damaged or cut short ({error})", hint="copy it again"
         ) from None
@@ -176,29 +178,45 @@ def _decompressed(path: Path, start: bytes) -> IO[bytes]:
             import zstandard
         except ImportError:
             raise ExtraMissing("zstandard", "scale", f"reading {path.name}") from None
-        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
-        return io.BufferedReader(_Frames(reader))
+        return io.BufferedReader(_Frames(path.open("rb"), zstandard.ZstdDecompressor().decompressobj))
     return path.open("rb")
 
 
 class _Frames(io.RawIOBase):
-    """zstandard's reader with its own error turned into OSError, so that one except serves all formats."""
+    """A file of zstandard frames; one that is damaged or cut short raises OSError."""
 
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
+    def __init__(self, source: IO[bytes], start: Callable[[], Any]) -> None:
+        self._source, self._start, self._frame, self._ready = source, start, start(), b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        try:
-            count: int = self._reader.readinto(buffer)
-        except Exception as error:  # zstandard.ZstdError, known only once imported
-            raise OSError(str(error)) from None
+        while not self._ready:
+            taken = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                taken = taken or self._source.read(1 << 16)
+                if not taken:
+                    return 0
+                self._frame = self._start()
+            else:
+                taken = self._source.read(1 << 16)
+                if not taken:
+                    raise OSError("the last frame has no end")
+            self._ready = self._decompressed(taken)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
 
+    def _decompressed(self, taken: bytes) -> bytes:
+        try:
+            found: bytes = self._frame.decompress(taken)
+        except Exception as error:  # zstandard.ZstdError, known only once imported
+            raise OSError(str(error)) from None
+        return found
+
     def close(self) -> None:
-        self._reader.close()
+        self._source.close()
         super().close()
 
 
@@ -245,10 +263,23 @@ def _ids(values: Any, where: str, name: str) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _check_characters(text: str, where: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise OutputsInvalid(
+            f"{where}: {name!r} holds half a character (a lone surrogate at position {error.start}); was it cut short?",
+            hint="mend the line, or leave it out with --skip-bad",
+        ) from None
+
+
 def _prompt(value: Any, where: str) -> str | None:
     """A prompt as text; a chat is joined turn by turn, which is all that the validity rules need."""
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
     if isinstance(value, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in value):
-        return "\n".join(m["content"] for m in value)
+        value = "\n".join(m["content"] for m in value)
+    if isinstance(value, str):
+        _check_characters(value, where, "prompt")
+        return value
     raise OutputsInvalid(f"{where}: 'prompt' should be a string or a list of messages with 'content'")

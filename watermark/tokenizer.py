@@ -57,17 +57,28 @@ class Tokenizer:
         return cls._made(tokenizer.get_vocab(), special, str(tokenizer.name_or_path or ""), tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, nothing added."""
+        """Token ids of each text, nothing added. Raises OutputsInvalid for half a character (a lone surrogate)."""
         if not texts:
             return []
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            raise OutputsInvalid("a text holds half a character (a lone surrogate); was it cut short?") from None
         if hasattr(self._backend, "encode_batch"):
             return [e.ids for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
         encoded: list[list[int]] = self._backend(list(texts), add_special_tokens=False)["input_ids"]
         return encoded
 
+    def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of ids."""
+        if hasattr(self._backend, "decode_batch"):
+            decoded: list[str] = self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=False)
+            return decoded
+        return [self._backend.decode(list(row), skip_special_tokens=False) for row in rows]
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself, for display."""
-        return [self._backend.decode([i], skip_special_tokens=False) for i in ids]
+        return self.texts([[i] for i in ids])
 
     @classmethod
     def _from_file(cls, described: Path, source: str) -> Tokenizer:

@@ -39,7 +39,7 @@ PAD, BOS, EOS, USER, ASSISTANT = range(5)
 CONTEXT = 256
 
 
-def rebuild(work: Path, *, tokens: int, workers: int = 2, epochs: int = 12) -> None:
+def rebuild(work: Path, *, tokens: int, workers: int = 2, epochs: int = 7) -> None:
     """Redo everything: writer, corpus of about `tokens` tokens, tokenizer, model, prompts, notice.
 
     work: a scratch folder; what an interrupted run left there is taken up again.
@@ -828,9 +828,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Rebuild the demo's language model and prompts.")
     parser.add_argument("--work", type=Path, required=True, help="scratch folder, where a run resumes")
-    parser.add_argument("--tokens", type=int, default=1_200_000, help="tokens for the larger model to write")
+    parser.add_argument("--tokens", type=int, default=600_000, help="tokens for the larger model to write")
     parser.add_argument("--workers", type=int, default=2, help="processes that write, one thread each")
-    parser.add_argument("--epochs", type=int, default=12, help="passes over the corpus")
+    parser.add_argument("--epochs", type=int, default=7, help="passes over the corpus")
     options = parser.parse_args(arguments)
     rebuild(options.work, tokens=options.tokens, workers=options.workers, epochs=options.epochs)
 

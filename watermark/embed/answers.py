@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from watermark.errors import EmbeddingRefused, OutputsInvalid
-from watermark.files import canonical_json
+from watermark.files import append_whole, canonical_json
 from watermark.tokenizer import DEMO, Tokenizer, demo_model
 
 if TYPE_CHECKING:
@@ -180,19 +181,12 @@ def _record(ledger: Ledger | None, answer: dict[str, Any]) -> None:
 
 @dataclass
 class _AnswerFile:
-    stream: BinaryIO
+    stream: io.FileIO
     done: dict[str, dict[str, Any]]
 
     def append(self, answer: dict[str, Any]) -> None:
         """One line, whole and flushed; if the disk is full the line is taken back."""
-        start = self.stream.tell()
-        try:
-            self.stream.write(canonical_json(answer) + b"\n")
-            self.stream.flush()
-            os.fsync(self.stream.fileno())
-        except OSError:
-            os.ftruncate(self.stream.fileno(), start)
-            raise
+        append_whole(self.stream, canonical_json(answer) + b"\n")
         self.done[answer["id"]] = answer
 
 
@@ -202,14 +196,14 @@ def _answer_file(path: Path, mark: Watermark | None) -> Iterator[_AnswerFile]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OutputsInvalid(f"{path} cannot be written: {error.strerror}") from None
-    with os.fdopen(descriptor, "r+b") as stream:
+    with io.FileIO(descriptor, "r+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise OutputsInvalid(f"{path} is being written by another process") from None
         content = stream.read()
         whole = content.rfind(b"\n") + 1
-        done = {answer["id"]: answer for answer in _parsed(path, content[:whole].splitlines(), mark)}
+        done = {answer["id"]: answer for answer in _parsed(path, content[:whole].split(b"\n")[:-1], mark)}
         stream.truncate(whole)
         stream.seek(0, os.SEEK_END)
         yield _AnswerFile(stream, done)

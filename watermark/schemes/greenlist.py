@@ -41,7 +41,7 @@ class GreenList:
     delta: float = 2.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int) or self.window not in WIDTHS:
+        if type(self.window) is not int or self.window not in WIDTHS:
             raise ValueError(f"window must be a whole number from 1 to {WIDTHS[-1]}, found {self.window!r}")
         if not 0.001 <= self.gamma <= 0.999:
             raise ValueError(f"gamma must lie between 0.001 and 0.999, found {self.gamma!r}")
