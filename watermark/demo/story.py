@@ -6,21 +6,34 @@ Every step goes through the same public path as a user's, leaves its files, and 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from watermark.demo.steps import SUSPECTS
 from watermark.errors import OutputsInvalid, WatermarkError
 from watermark.files import canonical_json, write_whole
 
-HERE = Path(__file__).parent
-TEACH, PROBE = 4000, 900
-ANSWER_TOKENS = 96
-SUSPECTS = ("thief", "honest", "untrained")
-_SETTINGS = "settings.json"
+
+@dataclass(frozen=True)
+class Size:
+    """How much is served, learned and asked: prompts, tokens an answer at most, passes over the data.
+
+    temperature: of all sampling; the small teacher reads better a little below 1.
+    """
+
+    teach: int = 2500
+    tokens: int = 96
+    temperature: float = 0.8
+    epochs: int = 4
+    probe: int = 900
+    probe_tokens: int = 56
+    batch: int = 300
 
 
 def play(
@@ -29,27 +42,29 @@ def play(
     share: int = 100,
     model: str = "demo",
     seed: int = 0,
+    size: Size | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Plays the story in the folder `output`; returns its table as JSON values.
 
-    share: marked share of the thief's training answers, in per cent. model: the teacher. say: told each step.
-    Raises WatermarkError if `output` holds a story with other settings, or a student's training fails.
+    share: marked share of the thief's training data, in per cent. model: the teacher. say: told each step.
+    Raises WatermarkError if `output` holds a story with other settings, or a step fails.
     """
-    folder, tell = Path(output), say or (lambda line: None)
+    folder, tell, used = Path(output), say or (lambda line: None), size or Size()
     began = time.monotonic()
-    _settle(folder, {"share": share, "model": model, "seed": seed})
-    tell(f"1. the teacher ({model}) answers {TEACH:,} prompts, with our mark and without")
-    _serve(folder, model, seed, tell)
+    _settle(folder, {"share": share, "model": model, "seed": seed} | asdict(used))
+    tell(f"1. the teacher ({model}) answers {used.teach:,} prompts, once with our mark and once without")
+    _prepare(folder, model, seed)
+    _side_by_side(folder, ["serve-marked", "serve-unmarked"])
     tell(f"2. a thief learns from answers of which {share} % are marked; an honest student from unmarked ones")
-    _train(folder, share, seed, tell)
-    tell(f"3. each suspect is asked {PROBE:,} unmarked prompts that nobody trained on")
-    _ask(folder, seed, tell)
+    _side_by_side(folder, [f"learn-{name}" for name in ("thief", "honest") if not (folder / name).exists()])
+    tell(f"3. each suspect is asked {used.probe:,} unmarked prompts that no student was trained on")
+    _side_by_side(folder, [f"ask-{name}" for name in SUSPECTS])
     tell("4. the detector reads what they said")
     rows = [_test(folder, suspect) for suspect in SUSPECTS]
     told = {"share": share, "model": model, "suspects": rows, "seconds": round(time.monotonic() - began)}
     write_whole(folder / "story.json", json.dumps(told, indent=1).encode() + b"\n")
-    tell(f"the report is {folder / 'report.html'}")
+    tell(f"done in {told['seconds']} s; the thief's report is {folder / 'report.html'}")
     return told
 
 
@@ -67,90 +82,71 @@ def table(told: dict[str, Any]) -> str:
 def _settle(folder: Path, settings: dict[str, Any]) -> None:
     """Notes the settings of a new story; a folder with other settings is left as it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    noted = folder / _SETTINGS
+    noted = folder / "settings.json"
     if not noted.exists():
         if any(folder.iterdir()):
             raise OutputsInvalid(f"{folder} holds other files", hint="choose another --output")
         write_whole(noted, canonical_json(settings))
     if noted.read_bytes() != canonical_json(settings):
         raise OutputsInvalid(
-            f"{folder} holds a story with other settings: {noted.read_text()}", hint="choose another --output"
+            f"{folder} holds a story with other settings: {noted.read_text('utf-8')}",
+            hint="choose another --output, or remove the folder",
         )
 
 
-def _serve(folder: Path, source: str, seed: int, tell: Callable[[str], None]) -> None:
-    from watermark.embed.answers import Model, Sampling, write_answers
-    from watermark.ledger import Ledger
+def _prepare(folder: Path, source: str, seed: int) -> None:
+    """The mark, its profile, and a student that has learned nothing yet."""
+    from watermark.demo.student import fresh_student
+    from watermark.embed.answers import Model
     from watermark.mark import Watermark, save_profile
-    from watermark.prompts import read_prompts
     from watermark.schemes import GreenList
     from watermark.tokenizer import Tokenizer
 
-    if (folder / "untrained" / "config.json").exists():
+    if (folder / "untrained").exists():
         return
     teacher = Model.load(source)
     if not (folder / "ours.wmark").exists():
         width = teacher.model.config.get_text_config().vocab_size
-        mark = Watermark.generate(GreenList(), tokenizer=Tokenizer.load(source), logits_width=width)
+        mark = Watermark.generate(GreenList(), tokenizer=Tokenizer.wrap(teacher.tokenizer), logits_width=width)
         mark.save(folder / "ours.wmark")
-        save_profile(mark, folder / "ours.profile.json")
-    mark = Watermark.load(folder / "ours.wmark")
-    prompts = read_prompts(HERE / "prompts" / "teach.jsonl")[:TEACH]
-    sampling = Sampling(max_new_tokens=ANSWER_TOKENS, batch=200, seed=seed)
-    with Ledger(folder / "ledger.jsonl") as ledger:
-        write_answers(teacher, prompts, folder / "marked.jsonl", mark=mark, ledger=ledger, sampling=sampling)
-    tell("   marked answers and their ledger are written")
-    write_answers(teacher, prompts, folder / "unmarked.jsonl", mark=None, sampling=sampling)
-    from watermark.demo.student import fresh_student
-
-    fresh_student(teacher, folder / "untrained", seed=seed)
+    if not (folder / "ours.profile.json").exists():
+        save_profile(Watermark.load(folder / "ours.wmark"), folder / "ours.profile.json")
+    fresh_student(teacher, folder / "untrained.part", seed=seed)
+    (folder / "untrained.part").rename(folder / "untrained")
 
 
-def _train(folder: Path, share: int, seed: int, tell: Callable[[str], None]) -> None:
-    """Trains thief and honest student at once, one process and one thread each."""
-    marked, unmarked = (_lines(folder / f"{name}.jsonl") for name in ("marked", "unmarked"))
-    mixed = [m if index * 37 % 100 < share else u for index, (m, u) in enumerate(zip(marked, unmarked, strict=True))]
-    running = []
-    for name, answers in (("thief", mixed), ("honest", unmarked)):
-        if (folder / name / "config.json").exists():
-            continue
-        data = folder / f"{name}.train.jsonl"
-        write_whole(data, b"\n".join(answers) + b"\n")
-        draft = folder / f"{name}.part"
-        command = [sys.executable, "-m", "watermark.demo.student", str(folder / "untrained"), str(data), str(draft)]
-        log = (folder / f"{name}.log").open("wb")
-        running.append((name, draft, subprocess.Popen([*command, "--seed", str(seed)], stderr=log, stdout=log)))
+def _side_by_side(folder: Path, steps: list[str]) -> None:
+    """Runs steps in processes of one thread each, at most as many as there are cores; logs in the folder."""
+    (folder / "logs").mkdir(exist_ok=True)
+    waiting, running = list(steps), dict[str, subprocess.Popen[bytes]]()
     try:
-        for name, draft, process in running:
-            if process.wait() != 0:
-                raise WatermarkError(f"training the {name} student failed; its log is {folder / f'{name}.log'}")
-            draft.rename(folder / name)
-            last = (folder / f"{name}.log").read_text().strip().splitlines()[-1]
-            tell(f"   {name}: {last}")
+        while waiting or running:
+            while waiting and len(running) < max(1, os.cpu_count() or 1):
+                step = waiting.pop(0)
+                running[step] = _started(folder, step)
+            time.sleep(0.05)
+            for step in [step for step, process in running.items() if process.poll() is not None]:
+                if running.pop(step).returncode != 0:
+                    raise WatermarkError(f"the step {step} failed; its log is {folder / 'logs' / step}.log")
     finally:
-        for _, _, process in running:
+        for process in running.values():
             process.kill()
 
 
-def _ask(folder: Path, seed: int, tell: Callable[[str], None]) -> None:
-    from watermark.embed.answers import Model, Sampling, write_answers
-    from watermark.prompts import read_prompts
-
-    prompts = read_prompts(HERE / "prompts" / "probe.jsonl")[:PROBE]
-    for suspect in SUSPECTS:
-        sampling = Sampling(max_new_tokens=ANSWER_TOKENS // 2, batch=300, seed=seed + 1)
-        write_answers(Model.load(folder / suspect), prompts, folder / f"{suspect}.jsonl", mark=None, sampling=sampling)
-        tell(f"   {suspect} has answered")
+def _started(folder: Path, step: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "watermark.demo.steps", step, str(folder)]
+    with (folder / "logs" / f"{step}.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def _test(folder: Path, suspect: str) -> dict[str, Any]:
     from watermark.detect import detect
     from watermark.mark import Watermark
     from watermark.report import render
-    from watermark.tokenizer import tokenizer_for
+    from watermark.tokenizer import Tokenizer
 
     mark = Watermark.load(folder / "ours.wmark")
-    evidence = detect(folder / f"{suspect}.jsonl", mark, tokenizer=tokenizer_for(mark, None))
+    evidence = detect(folder / f"{suspect}.jsonl", mark, tokenizer=Tokenizer.load(folder / "untrained"))
     evidence.save(folder / f"{suspect}.evidence.json")
     render(evidence, folder / ("report.html" if suspect == "thief" else f"{suspect}.html"))
     return {
@@ -163,7 +159,3 @@ def _test(folder: Path, suspect: str) -> dict[str, Any]:
         "rank_p": evidence.decoys.rank_pvalue,
         "verdict": evidence.verdict,
     }
-
-
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines()

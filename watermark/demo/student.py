@@ -1,11 +1,7 @@
-"""Students: small language models trained on somebody's answers, from a fresh initialisation.
-
-`python -m watermark.demo.student` trains one; the demo runs a thief and an honest student side by side.
-"""
+"""Students: small language models trained on somebody's answers, from a fresh initialisation."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -119,23 +115,3 @@ def _padded(rows: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
         "labels": torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]),
     }
-
-
-def main() -> None:
-    """Trains one student with one thread: two run side by side on two cores."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("start", type=Path)
-    parser.add_argument("answers", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=Training.epochs)
-    parser.add_argument("--seed", type=int, default=Training.seed)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(given.threads)
-    train(given.start, given.answers, given.folder, Training(epochs=given.epochs, seed=given.seed))
-
-
-if __name__ == "__main__":
-    main()
