@@ -91,9 +91,25 @@ def _decoys(mark: Watermark, seen: Observations) -> list[int]:
     return [int(mark.rekeyed(key).score(seen.windows, seen.choices).sum()) for key in keys]
 
 
+def _table(runs: list[Run]) -> str:
+    """Rejection rates and spread of z, as kept in docs/results/calibration.md; `pytest -s` shows it."""
+    lines = ["\ncorpus     width  runs   p<=.05  p<=.01  p<=.001  sd z | every position: p<=.01  sd z"]
+    for corpus, width in [(c, w) for c in ("english", "code", "templated") for w in WIDTHS]:
+        mine = [run for run in runs if (run.corpus, run.width) == (corpus, width)]
+        rates = [np.mean([run.log10_p <= math.log10(level) for run in mine]) for level in (0.05, 0.01, 0.001)]
+        naive = np.mean([run.naive_log10_p <= -2 for run in mine])
+        spread, wide = np.std([run.z for run in mine]), np.std([run.naive_z for run in mine])
+        lines.append(
+            f"{corpus:<11}{width:>4}{len(mine):>7}{rates[0]:>9.4f}{rates[1]:>8.4f}{rates[2]:>9.4f}{spread:>6.2f}"
+            f" |{naive:>24.3f}{wide:>6.2f}"
+        )
+    return "\n".join(lines)
+
+
 @pytest.mark.slow
 def test_level_holds_over_all_runs_within_two_standard_errors(runs):
     assert len(runs) == 3 * 3 * RUNS
+    print(_table(runs))
     found = np.array([run.log10_p for run in runs])
     for level in (0.05, 0.01, 0.001):
         rate, error = (found <= math.log10(level)).mean(), math.sqrt(level * (1 - level) / len(found))

@@ -19,14 +19,16 @@ SUSPECTS = ("thief", "honest", "untrained")
 
 def serve(folder: Path, settings: dict[str, Any], *, marked: bool) -> None:
     """The teacher answers the teaching prompts; marked answers go into the ledger."""
-    from watermark.embed.answers import Model, write_answers
+    from watermark.embed.answers import Model, Sampling, write_answers
     from watermark.ledger import Ledger
     from watermark.mark import Watermark
     from watermark.prompts import read_prompts
 
     teacher = Model.load(settings["model"])
     prompts = read_prompts(HERE / "prompts" / "teach.jsonl")[: settings["teach"]]
-    sampling = _sampling(settings, settings["tokens"])
+    sampling = Sampling(
+        settings["tokens"], temperature=settings["temperature"], batch=settings["batch"], seed=settings["seed"]
+    )
     if not marked:
         write_answers(teacher, prompts, folder / "unmarked.jsonl", mark=None, sampling=sampling)
         return
@@ -50,11 +52,16 @@ def learn(folder: Path, settings: dict[str, Any], *, name: str) -> None:
 
 def ask(folder: Path, settings: dict[str, Any], *, name: str) -> None:
     """One suspect answers unmarked prompts that no student was trained on."""
-    from watermark.embed.answers import Model, write_answers
+    from watermark.embed.answers import Model, Sampling, write_answers
     from watermark.prompts import read_prompts
 
     prompts = read_prompts(HERE / "prompts" / "probe.jsonl")[: settings["probe"]]
-    sampling = _sampling(settings, settings["probe_tokens"], seed=settings["seed"] + 1)
+    sampling = Sampling(
+        settings["probe_tokens"],
+        temperature=settings["probe_temperature"],
+        batch=settings["batch"],
+        seed=settings["seed"] + 1,
+    )
     write_answers(Model.load(folder / name), prompts, folder / f"{name}.jsonl", mark=None, sampling=sampling)
 
 
@@ -67,17 +74,6 @@ STEPS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
     "ask-honest": lambda folder, settings: ask(folder, settings, name="honest"),
     "ask-untrained": lambda folder, settings: ask(folder, settings, name="untrained"),
 }
-
-
-def _sampling(settings: dict[str, Any], longest: int, *, seed: int | None = None) -> Any:
-    from watermark.embed.answers import Sampling
-
-    return Sampling(
-        max_new_tokens=longest,
-        temperature=settings["temperature"],
-        batch=settings["batch"],
-        seed=settings["seed"] if seed is None else seed,
-    )
 
 
 def main() -> None:

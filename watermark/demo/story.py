@@ -24,7 +24,8 @@ from watermark.files import canonical_json, write_whole
 class Size:
     """How much is served, learned and asked: prompts, tokens an answer at most, passes over the data.
 
-    temperature: of all sampling; the small teacher reads better a little below 1.
+    temperature: of the teacher, which reads better a little below 1. probe_temperature: of the suspects; asked
+    lower, a student shows more plainly what it prefers.
     """
 
     teach: int = 2500
@@ -33,6 +34,7 @@ class Size:
     epochs: int = 4
     probe: int = 900
     probe_tokens: int = 56
+    probe_temperature: float = 0.7
     batch: int = 300
 
 

@@ -1,0 +1,107 @@
+"""The demo: its story in small, and students as innocent suspects over many keys."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from watermark import Outputs, Tokenizer, Watermark, detect, observe
+from watermark.demo.steps import SUSPECTS
+from watermark.demo.story import Size, play, table
+from watermark.errors import OutputsInvalid
+from watermark.keys import decoy_keys
+from watermark.tokenizer import demo_model
+
+SMALL = Size(teach=320, tokens=40, epochs=1, probe=150, probe_tokens=40, batch=160)
+KEYS = 200
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "story"
+    return folder, play(folder, size=SMALL, share=20)
+
+
+def test_the_shipped_model_is_small_and_whole():
+    files = {path.name: path.stat().st_size for path in demo_model().iterdir()}
+    assert files["model.safetensors"] <= 8 * 2**20
+    assert {"config.json", "tokenizer.json", "NOTICE.md"} <= set(files)
+    width = json.loads((demo_model() / "config.json").read_text())["vocab_size"]
+    assert Tokenizer.load("demo").size == width
+    assert 4000 <= width <= 8192
+
+
+def test_probes_are_prompts_that_nobody_was_taught():
+    folder = demo_model().parent / "prompts"
+    teach, probe = (
+        {json.loads(line)["prompt"] for line in (folder / f"{name}.jsonl").read_text().splitlines()}
+        for name in ("teach", "probe")
+    )
+    assert len(teach) >= Size().teach
+    assert len(probe) >= Size().probe
+    assert not teach & probe
+
+
+@pytest.mark.slow
+def test_the_story_leaves_a_report_and_a_table(told):
+    folder, story = told
+    assert [row["suspect"] for row in story["suspects"]] == list(SUSPECTS)
+    assert "<html" in (folder / "report.html").read_text("utf-8")
+    assert len(table(story).splitlines()) == 4
+    assert json.loads((folder / "story.json").read_text()) == story
+
+
+@pytest.mark.slow
+def test_marked_answers_carry_the_mark_and_unmarked_do_not(told):
+    folder, _ = told
+    mark, tokenizer = Watermark.load(folder / "ours.wmark"), Tokenizer.load("demo")
+    assert detect(folder / "marked.jsonl", mark, tokenizer=tokenizer).log10_p < -100
+    assert detect(folder / "unmarked.jsonl", mark, tokenizer=tokenizer).log10_p > -5
+
+
+@pytest.mark.slow
+def test_share_is_the_share_of_marked_answers_the_thief_learns(told):
+    folder, _ = told
+    marked = set((folder / "marked.jsonl").read_bytes().splitlines())
+    learned = {name: (folder / f"{name}.train.jsonl").read_bytes().splitlines() for name in ("thief", "honest")}
+    assert sum(line in marked for line in learned["thief"]) / len(learned["thief"]) == pytest.approx(0.2, abs=0.02)
+    assert not marked & set(learned["honest"])
+
+
+@pytest.mark.slow
+def test_a_second_play_repeats_nothing_and_other_settings_are_refused(told):
+    folder, story = told
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.jsonl")}
+    again = play(folder, size=SMALL, share=20)
+    assert again["suspects"] == story["suspects"]
+    kept = {path: path.stat().st_size for path in before}
+    assert kept == {path: path.stat().st_size for path in folder.glob("*.jsonl")}
+    with pytest.raises(OutputsInvalid, match="other settings"):
+        play(folder, size=SMALL, share=100)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputsInvalid, match="holds other files"):
+        play(tmp_path, size=SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suspect", ["honest", "untrained"])
+def test_innocent_students_have_uniform_pvalues_over_many_keys(told, suspect):
+    """No key can know an innocent student: over 200 keys its p-values are as uniform as they should be."""
+    pvalues = np.array(list(pvalues_over_keys(told[0], suspect)))
+    assert stats.kstest(pvalues, "uniform").pvalue > 0.001
+    assert (pvalues <= 0.01).sum() <= stats.binom.ppf(0.999, KEYS, 0.01)
+    assert (pvalues <= 0.05).sum() <= stats.binom.ppf(0.999, KEYS, 0.05)
+
+
+def pvalues_over_keys(folder: Path, suspect: str):
+    mark = Watermark.load(folder / "ours.wmark")
+    seen = observe(Outputs(folder / f"{suspect}.jsonl"), mark, tokenizer=Tokenizer.load("demo"))
+    for key in decoy_keys(b"innocent students", KEYS):
+        green = int(mark.rekeyed(key).score(seen.windows, seen.choices).sum())
+        yield 10 ** mark.scheme.null.log10_pvalue(green, len(seen))

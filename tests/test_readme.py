@@ -1,0 +1,38 @@
+"""What the front page shows is what happens."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_session_runs_as_written(tmp_path):
+    session = re.search(r"test_readme\.py runs these lines -->\n```console\n(.*?)```", README, re.DOTALL).group(1)
+    prompts = [json.dumps({"prompt": f"Describe the harbour on day {n}."}) for n in range(40)]
+    (tmp_path / "ask.jsonl").write_text("\n".join(prompts))
+    lines = [line.removeprefix("$ ") for line in session.splitlines()]
+    assert len(lines) == 6
+    for line in lines:
+        command = [sys.executable, "-m", "wmark_cli", *shlex.split(line)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, (line, done.stderr)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_front_page_names_the_two_commands_and_its_limits():
+    assert "\nmake demo" in README
+    assert "\nmake test" in README
+    assert "A p-value is not the probability that the suspect is innocent" in README
+
+
+def test_every_file_the_front_page_names_is_there():
+    root = Path(__file__).parent.parent
+    for name in re.findall(r"`(docs/[\w./-]+|CONTRIBUTING\.md)`|\]\((docs/[\w./-]+)\)", README):
+        assert (root / (name[0] or name[1])).exists(), name
