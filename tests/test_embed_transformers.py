@@ -54,6 +54,9 @@ class _Silent:
     def encode(self, texts):
         return [[] for _ in texts]
 
+    def texts(self, rows):
+        return [str(row) for row in rows]
+
     def pieces(self, ids):
         return [str(i) for i in ids]
 

@@ -49,6 +49,9 @@ class HostileTokenizer:
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [[] for _ in texts]
 
+    def texts(self, rows: list[list[int]]) -> list[str]:
+        return ["".join(self.pieces(row)) for row in rows]
+
     def pieces(self, ids: list[int]) -> list[str]:
         return [HOSTILE if i % 10 == 0 else f"w{i} " for i in ids]
 

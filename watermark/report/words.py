@@ -98,7 +98,7 @@ def _found(evidence: Evidence) -> str:
     places = decimals(evidence.gamma, evidence.cells)
     rate, chance = percent(evidence.green_rate, places), percent(evidence.gamma, places)
     return (
-        f"{rate} of the {evidence.cells:,} scored tokens are green under our key (95{NARROW}% interval "
+        f"{rate} of the {evidence.cells:,} scored tokens are ones our key favours, called green (95{NARROW}% interval "
         f"{span(evidence.green_rate_interval, places)}); chance gives {chance}. Put to the same text, "
         f"{above(evidence)}."
     )
