@@ -356,6 +356,12 @@ def test_prompts_that_cannot_be_read_are_named(case, tmp_path):
         assert not Path(tmp_path / "a.jsonl").exists()
 
 
+def test_a_path_that_is_not_there_is_named_at_once(case):
+    done = wmark("keygen", "x.wmark", "--model", "./nowhere/model", cwd=case)
+    assert done.returncode == 1
+    assert "no model folder at './nowhere/model'" in done.stderr
+
+
 def test_a_folder_that_is_no_model_is_named(case, tmp_path):
     done = wmark(
         "generate", tmp_path, "--unmarked", "--prompts", "ask.jsonl", "--output", tmp_path / "a.jsonl", cwd=case,

@@ -157,6 +157,16 @@ def test_another_mark_does_not_mix_into_a_run(model, mark, tmp_path):
     assert path.read_bytes() == kept
 
 
+def test_another_prompt_under_a_known_id_is_refused(model, mark, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_answers(model, PROMPTS[:2], path, mark=mark, sampling=SAMPLING)
+    kept = path.read_bytes()
+    changed = [Prompt("p1", "something else", ({"role": "user", "content": "something else"},))]
+    with pytest.raises(OutputsInvalid, match="another prompt under the id 'p1'"):
+        write_answers(model, changed, path, mark=mark, sampling=SAMPLING)
+    assert path.read_bytes() == kept
+
+
 def test_a_file_of_something_else_is_left_as_it_is(model, mark, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("my notes\nand more\n")

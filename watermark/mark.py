@@ -80,7 +80,7 @@ class Watermark:
         new array of the same kind. Raises ProfileMismatch if V is not the bound logits width.
         """
         self.check_width(logits.shape[-1])
-        ids = np.asarray(contexts)
+        ids = _on_host(contexts)
         unmarked = self.holds_special(ids)
         tilted = self.scheme.tilt(logits, np.where(unmarked[:, None], 0, ids), self.key)
         for row in np.flatnonzero(unmarked):
@@ -201,6 +201,11 @@ def contexts_of(ids: Iterable[Iterable[int]], window: int) -> NDArray[np.int64]:
     """Each row's last `window` ids, left-filled with -1 where a row is shorter. Returns (b, window)."""
     rows = [list(row)[-window:] for row in ids]
     return np.array([[-1] * (window - len(row)) + row for row in rows], dtype=np.int64)
+
+
+def _on_host(ids: Any) -> NDArray[Any]:
+    """Ids as a numpy array, from wherever a tensor lies."""
+    return np.asarray(ids.detach().cpu() if hasattr(ids, "detach") else ids)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Tokenizer:
         if described.is_file():
             origin = DEMO if str(source) == DEMO else str(folder.resolve())
             return cls._from_file(described, origin)
+        check_source(source)
         return cls._from_hub(str(source))
 
     @classmethod
@@ -117,6 +119,12 @@ class Tokenizer:
 def demo_model() -> Path:
     """The folder of the embedded model."""
     return Path(__file__).parent / "demo" / "model"
+
+
+def check_source(source: str | Path) -> None:
+    """Raises OutputsInvalid for a path that does not exist, before anyone asks a hub for it."""
+    if not Path(source).exists() and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(source)):
+        raise OutputsInvalid(f"no model folder at {str(source)!r}", hint="pass a model folder, or 'demo'")
 
 
 def logits_width(source: str | Path) -> int | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from watermark.errors import EmbeddingRefused, OutputsInvalid
 from watermark.files import append_whole, canonical_json
-from watermark.tokenizer import DEMO, Tokenizer, demo_model
+from watermark.tokenizer import DEMO, Tokenizer, check_source, demo_model
 
 if TYPE_CHECKING:
     from watermark.ledger import Ledger
@@ -54,6 +54,8 @@ class Model:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        if str(source) != DEMO:
+            check_source(source)
         path = demo_model() if str(source) == DEMO else Path(source)
         folder, options = (str(path), {}) if path.exists() else (str(source), {})
         if path.suffix == ".gguf":
@@ -145,6 +147,7 @@ def write_answers(
     with _answer_file(Path(output), mark) as answers:
         for answer in answers.done.values():
             _record(ledger, answer)
+        _same_prompts(Path(output), prompts, answers.done)
         waiting = [(n, prompt) for n, prompt in enumerate(prompts) if prompt.id not in answers.done]
         for start in range(0, len(waiting), sampling.batch):
             batch = waiting[start : start + sampling.batch]
@@ -158,6 +161,15 @@ def write_answers(
                 _record(ledger, answer)
         say("answers", len(prompts))
     return len(waiting)
+
+
+def _same_prompts(path: Path, prompts: list[Prompt], done: dict[str, dict[str, Any]]) -> None:
+    for prompt in prompts:
+        if prompt.id in done and done[prompt.id]["prompt"] != prompt.text:
+            raise OutputsInvalid(
+                f"{path} holds an answer to another prompt under the id {prompt.id!r}; nothing was written",
+                hint="choose another --output, or give the prompts ids of their own",
+            )
 
 
 def _answer(prompt: Prompt, response: list[int], receipt: dict[str, Any] | None, model: Model) -> dict[str, Any]:

@@ -98,6 +98,7 @@ class GreenList:
             return torch.from_numpy(self._tilt_array(logits.numpy(), ids.numpy(), words))
         states = tensors.window_states(ids, words)
         tilted = logits.clone()
-        for row, state in zip(tilted, states, strict=True):  # row by row: temporaries stay small
-            row += self.delta * tensors.below(tensors.uniform_rows(state[None], len(row)), self._below)[0]
+        step = 1 if logits.device.type == "cpu" else len(tilted)  # on a CPU temporaries should fit its cache
+        for rows, some in zip(tilted.split(step), states.split(step), strict=True):
+            rows += self.delta * tensors.below(tensors.uniform_rows(some, rows.shape[1]), self._below)
         return tilted
