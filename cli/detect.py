@@ -52,7 +52,6 @@ def detect(
     from watermark.detect import detect as run
     from watermark.mark import Watermark, load_profile
     from watermark.outputs import Outputs
-    from watermark.tokenizer import tokenizer_for
 
     used = Watermark.load(mark)
     if profile is not None:
@@ -60,7 +59,7 @@ def detect(
     evidence = run(
         Outputs(outputs, skip_bad=skip_bad, fields=named(field or [])),
         used,
-        tokenizer=tokenizer_for(used, tokenizer),
+        tokenizer=used.tokenizer(tokenizer),
         ledger=ledger,
         decoys=decoys,
         alpha=alpha,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import console
+from . import clash, console
 
 _LIBRARIES = (
     "wmark", "numpy", "scipy", "torch", "transformers", "tokenizers", "typer",
@@ -27,14 +27,12 @@ def doctor(
 
     Example: wmark doctor
     """
-    from .main import other_watermark
-
     found: dict[str, Any] = {"python": platform.python_version(), "libraries": versions(), "warnings": []}
     from watermark import prf
 
     found["prf"], found["prf_backend"] = prf.RECIPE, prf.backend()
-    clash = other_watermark()
-    found["warnings"] += [clash] if clash else []
+    warning = clash.other_watermark()
+    found["warnings"] += [warning] if warning else []
     found["warnings"] += [f"{path} can be read by others: chmod 600 {path}" for path in readable_keys(folder)]
     if json:
         console.emit(found)

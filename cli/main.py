@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import console, demo, detect, doctor, generate, keygen, report, verify
+from . import clash, console, demo, detect, doctor, generate, keygen, report, verify
 
 app = typer.Typer(
     name="wmark",
@@ -51,9 +50,9 @@ def main(
 
 def run() -> None:
     """The `wmark` command: exit 0 it ran, 1 it failed, 2 misuse, 3 something did not verify, 130 interrupted."""
-    clash = other_watermark()
-    if clash:
-        console.say(f"wmark: warning: {clash}")
+    warning = clash.other_watermark()
+    if warning:
+        console.say(f"wmark: warning: {warning}")
     try:
         from watermark.errors import LedgerInvalid, ReportInvalid, RunInterrupted, WatermarkError
     except ImportError:
@@ -91,14 +90,3 @@ def _end(message: str, hint: str | None, code: int) -> None:
     console.clear()
     console.fail(message, hint)
     sys.exit(code)
-
-
-def other_watermark() -> str | None:
-    """A warning if another distribution's `watermark` package is installed, else None. One directory listing."""
-    for entry in dict.fromkeys(sys.path):
-        for found in Path(entry or ".").glob("watermark-[0-9]*.*-info"):
-            return (
-                f"another distribution, {found.name.rsplit('.', 1)[0]}, also installs a package 'watermark' in "
-                f"{found.parent}; whichever was installed last wins: pip uninstall watermark, then reinstall wmark"
-            )
-    return None

@@ -35,10 +35,9 @@ def verify(
     else:
         from watermark.mark import Watermark
         from watermark.report import verify as run
-        from watermark.tokenizer import tokenizer_for
 
         used = None if mark is None else Watermark.load(mark)
-        text = None if used is None or outputs is None else tokenizer_for(used, tokenizer)
+        text = None if used is None or outputs is None else used.tokenizer(tokenizer)
         found = run(subject, outputs=outputs, mark=used, tokenizer=text, ledger=ledger, page=report)
         checks = [(check.name, check.detail) for check in found]
     if json:

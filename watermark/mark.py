@@ -136,6 +136,19 @@ class Watermark:
             }
         return described
 
+    def tokenizer(self, source: str | Path | None = None) -> Tokenizer | None:
+        """The tokenizer to read a suspect's text with: from `source`, or from where the mark was made.
+
+        None if the mark is bound to none and no source is given. Raises ProfileMismatch or OutputsInvalid.
+        """
+        from watermark.tokenizer import Tokenizer
+
+        if source is None and self.binding is None:
+            return None
+        found = Tokenizer.load(source if source is not None else self.binding.source)  # type: ignore[union-attr]
+        self.check_tokenizer(found)
+        return found
+
     def check_profile(self, profile: dict[str, Any]) -> None:
         """Raises ProfileMismatch unless `profile` is this mark's, naming each field that differs."""
         differing = [name for name, value in self.profile().items() if profile.get(name) != value]

@@ -11,13 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from watermark.errors import OutputsInvalid
 from watermark.files import canonical_json
-
-if TYPE_CHECKING:
-    from watermark.mark import Watermark
 
 DEMO = "demo"
 
@@ -138,18 +135,6 @@ def logits_width(source: str | Path) -> int | None:
         raise OutputsInvalid(f"{folder / 'config.json'} is not JSON") from None
     width = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     return int(width) if width else None
-
-
-def tokenizer_for(mark: Watermark, source: str | Path | None) -> Tokenizer | None:
-    """The tokenizer to read a suspect's text with: from `source`, or from where the mark was made.
-
-    None if the mark is bound to none and no source is given. Raises ProfileMismatch or OutputsInvalid.
-    """
-    if source is None and mark.binding is None:
-        return None
-    found = Tokenizer.load(source if source is not None else mark.binding.source)  # type: ignore[union-attr]
-    mark.check_tokenizer(found)
-    return found
 
 
 def _hub_width(source: str) -> int | None:

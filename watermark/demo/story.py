@@ -32,7 +32,7 @@ class Size:
     tokens: int = 96
     temperature: float = 0.8
     epochs: int = 4
-    probe: int = 900
+    probe: int = 850
     probe_tokens: int = 56
     probe_temperature: float = 0.7
     batch: int = 300
