@@ -31,7 +31,7 @@ class Size:
     teach: int = 2500
     tokens: int = 96
     temperature: float = 0.8
-    epochs: int = 4
+    epochs: int = 6
     probe: int = 850
     probe_tokens: int = 56
     probe_temperature: float = 0.7

@@ -18,7 +18,7 @@ LONGEST = 192
 class Training:
     """How a student is trained. rate: peak of a one-cycle learning rate; batch: answers in one step."""
 
-    epochs: int = 5
+    epochs: int = 6
     batch: int = 16
     rate: float = 4e-3
     seed: int = 0

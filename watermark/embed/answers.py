@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from watermark.errors import EmbeddingRefused, OutputsInvalid
+from watermark.errors import EmbeddingRefused, ExtraMissing, OutputsInvalid
 from watermark.files import append_whole, canonical_json
 from watermark.tokenizer import DEMO, Tokenizer, check_source, demo_model
 
@@ -59,6 +60,7 @@ class Model:
         path = demo_model() if str(source) == DEMO else Path(source)
         folder, options = (str(path), {}) if path.exists() else (str(source), {})
         if path.suffix == ".gguf":
+            _require_gguf(path)
             folder, options = str(path.parent), {"gguf_file": path.name}
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -118,6 +120,12 @@ class Model:
         ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
         stop = next((i for i, token in enumerate(row) if token in ends), len(row))
         return row[:stop]
+
+
+def _require_gguf(path: Path) -> None:
+    for library in ("gguf", "accelerate"):
+        if importlib.util.find_spec(library) is None:
+            raise ExtraMissing(library, "gguf", f"reading {path.name}")
 
 
 def write_answers(
