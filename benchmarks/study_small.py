@@ -58,10 +58,10 @@ REMARKS = "## Remarks"
 class Settings:
     """What all marks of one work folder share. tokens: longest answer; rate: peak of the learning rate."""
 
-    answers: int = 640
-    probes: int = 320
+    answers: int = 448
+    probes: int = 256
     tokens: int = 96
-    epochs: int = 2
+    epochs: int = 1
     batch: int = 8
     rate: float = 5e-4
     seed: int = 0
@@ -215,7 +215,7 @@ def answer(study: Study, name: str, folder: Path, prompts: str, count: int, seed
         ledger = stack.enter_context(Ledger(study.folder / "ledger.jsonl")) if marked else None
         model = load(study, folder)
         write_answers(model, asked, study.outputs(name), mark=mark, ledger=ledger, sampling=sampling)
-    lines = study.outputs(name).read_text("utf-8").splitlines()
+    lines = study.outputs(name).read_bytes().splitlines()
     return {"answers": len(lines), "tokens": sum(len(json.loads(line)["meta"]["token_ids"]) for line in lines)}
 
 
@@ -237,8 +237,9 @@ def learn(study: Study, name: str, answers: str) -> dict[str, Any]:
     wanted = study.settings
     training = Training(epochs=wanted.epochs, batch=wanted.batch, rate=wanted.rate, seed=wanted.seed)
     draft = study.student(name).with_suffix(".part")
-    faster = torch.autocast("cpu", torch.bfloat16, enabled=wanted.precision == "bfloat16")
-    with faster:
+    # no cache: autocast would keep the first step's weights for as long as it is on
+    half = wanted.precision == "bfloat16"
+    with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
         loss = train(study.teacher, study.outputs(answers), draft, training)
     draft.rename(study.student(name))
     return {"loss": round(loss, 3), "steps": -(-wanted.answers // wanted.batch) * wanted.epochs}

@@ -28,11 +28,11 @@ class Size:
     lower, a student shows more plainly what it prefers.
     """
 
-    teach: int = 2500
+    teach: int = 2000
     tokens: int = 96
     temperature: float = 0.8
     epochs: int = 6
-    probe: int = 850
+    probe: int = 800
     probe_tokens: int = 56
     probe_temperature: float = 0.7
     batch: int = 300
