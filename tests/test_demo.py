@@ -105,3 +105,15 @@ def pvalues_over_keys(folder: Path, suspect: str):
     for key in decoy_keys(b"innocent students", KEYS):
         green = int(mark.rekeyed(key).score(seen.windows, seen.choices).sum())
         yield 10 ** mark.scheme.null.log10_pvalue(green, len(seen))
+
+
+@pytest.mark.slow
+def test_another_teacher_takes_the_place_of_ours(tmp_path):
+    """Its vocabulary is the mark's and the students'; it needs no chat template."""
+    from tiny import WIDTH, tiny_model
+
+    size = Size(teach=30, tokens=20, epochs=1, probe=30, probe_tokens=20, batch=30)
+    story = play(tmp_path / "story", model=str(tiny_model(tmp_path / "teacher")), size=size)
+    assert [row["suspect"] for row in story["suspects"]] == list(SUSPECTS)
+    assert Watermark.load(tmp_path / "story" / "ours.wmark").binding.logits_width == WIDTH
+    assert json.loads((tmp_path / "story" / "thief" / "config.json").read_text())["vocab_size"] == WIDTH
