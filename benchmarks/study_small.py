@@ -358,7 +358,7 @@ def page(found: dict[str, Any]) -> str:
         f"- teacher: {WEIGHTS} of {PACKAGE}, {first['model']['parameters']:,} parameters",
         f"- answers to {settings['answers']:,} prompts, at most {settings['tokens']} tokens, temperature 1, "
         f"generated in {settings['precision']}",
-        f"- students: the teacher, all weights fine-tuned for {settings['epochs']} epochs = "
+        f"- students: the teacher, all weights fine-tuned; epochs {settings['epochs']}, that is "
         f"{first['control']['steps']} steps of {settings['batch']} answers, peak learning rate {settings['rate']:g}, "
         f"seed {settings['seed']}; answer tokens only",
         f"- each suspect: {settings['probes']:,} prompts that nobody trained on, seed {settings['seed'] + 1}, no mark",
