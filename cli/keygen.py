@@ -13,7 +13,7 @@ from . import console
 def keygen(
     mark: Annotated[Path, typer.Argument(help="The watermark file to write (secret, mode 0600).")],
     model: Annotated[
-        str, typer.Option(help="The model that will be marked: a folder, a hub name, or 'demo'.")
+        str, typer.Option(help="The model that will be marked: a folder, a .gguf file, a hub name, or 'demo'.")
     ] = "demo",
     window: Annotated[int, typer.Option(help="Context width in tokens; short ones survive distillation.")] = 2,
     gamma: Annotated[float, typer.Option(help="Share of green tokens.")] = 0.25,

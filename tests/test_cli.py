@@ -339,6 +339,15 @@ def test_doctor_warns_of_another_watermark_package(case, tmp_path):
     assert "watermark-2.6.0" in helped.stderr
 
 
+def test_a_prompt_is_one_line_whatever_characters_it_holds(tmp_path):
+    """Only a line feed ends a line: U+2028 and U+0085 stand inside JSON strings as they are."""
+    from watermark.prompts import read_prompts
+
+    path = tmp_path / "p.jsonl"
+    path.write_bytes('{"prompt": "one\u2028two\u0085three"}\r\n{"prompt": "b"}\n'.encode())
+    assert [prompt.text for prompt in read_prompts(path)] == ["one\u2028two\u0085three", "b"]
+
+
 def test_prompts_that_cannot_be_read_are_named(case, tmp_path):
     for content, expected in (
         ("", "holds no prompts"),

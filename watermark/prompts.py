@@ -23,7 +23,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """All prompts of a file, ids unique. Raises OutputsInvalid naming the line that is wrong."""
     path = Path(path)
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = [line.rstrip("\r") for line in path.read_text("utf-8-sig").split("\n")]
     except OSError as error:
         raise OutputsInvalid(f"{path} cannot be read: {error.strerror}", hint="pass a file of prompts") from None
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, source: str | Path) -> Tokenizer:
-        """From a model folder, "demo" for the embedded model, or a hub name (which transformers may fetch).
+        """From a model folder, a .gguf file, "demo" for the embedded model, or a hub name.
 
         Raises OutputsInvalid if none can be read.
         """
@@ -44,6 +44,8 @@ class Tokenizer:
             origin = DEMO if str(source) == DEMO else str(folder.resolve())
             return cls._from_file(described, origin)
         check_source(source)
+        if folder.suffix == ".gguf" and folder.is_file():
+            return replace(cls._from_hub(str(folder.parent), gguf_file=folder.name), source=str(folder.resolve()))
         return cls._from_hub(str(source))
 
     @classmethod
@@ -93,11 +95,11 @@ class Tokenizer:
         return cls._made(backend.get_vocab(with_added_tokens=True), special, source, backend)
 
     @classmethod
-    def _from_hub(cls, source: str) -> Tokenizer:
+    def _from_hub(cls, source: str, **options: str) -> Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls.wrap(AutoTokenizer.from_pretrained(source))
+            return cls.wrap(AutoTokenizer.from_pretrained(source, **options))
         except Exception as error:  # hub, cache and format errors share no base
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise OutputsInvalid(

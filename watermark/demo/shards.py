@@ -80,7 +80,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file, none if it is absent."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def batches_by_length(

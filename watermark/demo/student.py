@@ -55,7 +55,7 @@ def train(start: Path, answers: Path, folder: Path, training: Training) -> float
     from watermark.embed.answers import Model
 
     student = Model.load(start)
-    rows = _rows(student, [json.loads(line) for line in answers.read_text("utf-8").splitlines()])
+    rows = _rows(student, [json.loads(line) for line in answers.read_bytes().splitlines()])
     torch.manual_seed(training.seed)
     steps = math.ceil(len(rows) / training.batch) * training.epochs
     optimizer = torch.optim.AdamW(student.model.parameters(), lr=training.rate, betas=(0.9, 0.95), weight_decay=0.01)
