@@ -197,14 +197,22 @@ def test_wrap_refuses_what_it_cannot_mark(model, prompts, mark):
 def test_receipts_count_what_can_be_detected(model, prompts, mark):
     embedder = Embedder(mark)
     served = embedder.wrap(model.generate)(prompts, do_sample=True, max_new_tokens=20, eos_token_id=-1)
-    assert [receipt.tokens for receipt in embedder.receipts] == [
-        int((row[6:] != 2).long().cumprod(0).sum()) for row in served
-    ]
+    assert [receipt.tokens for receipt in embedder.receipts] == [20] * 4  # an end token of -1 never comes
     for receipt, row in zip(embedder.receipts, served, strict=True):
         response = row[6 : 6 + receipt.tokens].tolist()
         windows = [response[i - 2 : i + 1] for i in range(2, len(response))]
         assert receipt.tokens_marked == sum(not set(w) & set(SPECIAL) for w in windows)
         assert receipt.kid == mark.key.kid
+
+
+@pytest.mark.parametrize("given", [7, [7, 8], torch.tensor(7)])
+def test_a_response_ends_at_the_end_token_of_its_call(model, prompts, mark, given):
+    embedder, ends = Embedder(mark), {7, 8} if isinstance(given, list) else {7}
+    torch.manual_seed(3)
+    served = embedder.wrap(model.generate)(prompts, do_sample=True, max_new_tokens=300, eos_token_id=given)
+    for receipt, row in zip(embedder.receipts, served[:, 6:].tolist(), strict=True):
+        assert receipt.tokens == next((i for i, token in enumerate(row) if token in ends), len(row))
+    assert min(receipt.tokens for receipt in embedder.receipts) < served.shape[1] - 6
 
 
 def test_a_response_too_short_to_mark_says_so(mark):

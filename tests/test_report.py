@@ -25,7 +25,7 @@ from watermark.outputs import Output
 from watermark.report import numbers as written
 from watermark.report import page, render
 from watermark.report.figures import FAR, figures
-from watermark.report.page import SHOWN_TOKENS, embedded, sheet, stated_command, visible
+from watermark.report.page import SHOWN_TOKENS, embedded, sheet, visible
 from watermark.report.words import cells_needed, summary
 from watermark.schemes import GreenList
 from watermark.stats.laws import Bernoulli, binomial_interval, detectable_rate
@@ -160,13 +160,13 @@ def test_page_does_not_heed_the_readers_matplotlib_settings() -> None:
 
 def test_render_writes_the_page(tmp_path: Any) -> None:
     found = evidence_of("inconclusive")
-    render(found, tmp_path / "report.html", command="wmark detect")
-    assert (tmp_path / "report.html").read_bytes().decode() == page(found, command="wmark detect")
+    render(found, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_bytes().decode() == page(found)
 
 
 @pytest.mark.parametrize("make", [hostile, lambda: evidence_of("evidence found")])
 def test_hostile_text_is_escaped(make: Any) -> None:
-    text = page(make(), command=HOSTILE)
+    text = page(make())
     elements = Elements(text)
     assert "<script" not in text.lower()
     assert "<img" not in text
@@ -323,17 +323,14 @@ def test_heat_map_is_capped_and_keeps_its_counts() -> None:
 @pytest.mark.parametrize("make", [hostile, *(lambda v=v: evidence_of(v) for v in VERDICTS)])
 def test_page_holds_its_evidence(make: Any) -> None:
     found = make()
-    text = page(found, command="wmark detect <x> --mark 'a b'")
+    text = page(found)
     assert Evidence.from_json(embedded(text)).digest == found.digest
     assert found.digest in text
-    assert stated_command(text) == "wmark detect <x> --mark 'a b'"
-    assert page(found, command=stated_command(text)) == text
 
 
 def test_a_page_without_evidence_is_refused() -> None:
     with pytest.raises(ValueError, match="no evidence"):
         embedded("<html></html>")
-    assert stated_command("<html></html>") is None
 
 
 def test_commands_name_the_inputs_and_quote_them() -> None:
@@ -342,13 +339,17 @@ def test_commands_name_the_inputs_and_quote_them() -> None:
     with_files = dataclasses.replace(
         found,
         inputs={"outputs": file, "ledger": file | {"name": "served.jsonl"}},
-        options=found.options | {"ledger": True},
+        options=found.options | {"ledger": True, "skip_bad": True, "fields": {"text": "what he said"}},
         mark=found.mark | {"tokenizer": {"digest": "d", "logits_width": 500, "special_ids": []}},
     )
     words = " ".join(Elements(page(with_files)).texts)
     assert (
         "wmark verify evidence.json --outputs 'a b.jsonl' --mark MARK.wmark --ledger served.jsonl "
         "--tokenizer MODEL_FOLDER" in words
+    )
+    assert (
+        "wmark detect 'a b.jsonl' --mark MARK.wmark --ledger served.jsonl --tokenizer MODEL_FOLDER --decoys 99 "
+        "--alpha 0.001 --alternative greater --skip-bad --field 'text=what he said'" in words
     )
 
 

@@ -131,7 +131,7 @@ class Embedder:
             if kwargs.get("watermarking_config") not in (None, self.config):
                 raise EmbeddingRefused("generate was given another watermarking_config; remove one of the two")
             served = generate(*args, **kwargs | {"watermarking_config": self.config})
-            self._record(_prompt_ids(generate, args, kwargs), served, owner, tokenizer)
+            self._record(_prompt_ids(generate, args, kwargs), served, owner, tokenizer, _ends(owner, kwargs))
             return served
 
         return marked
@@ -159,9 +159,9 @@ class Embedder:
         held = self.mark.holds_special(windows) | self.mark.holds_special(ids[window:, None].numpy())
         return int((~held).sum())
 
-    def _record(self, prompts: torch.Tensor | None, served: Any, owner: Any, tokenizer: Any) -> None:
+    def _record(self, prompts: torch.Tensor | None, served: Any, owner: Any, tokenizer: Any, ends: set[int]) -> None:
         sequences = served if isinstance(served, torch.Tensor) else served.sequences
-        rows = _responses(prompts, sequences, owner)
+        rows = _responses(prompts, sequences, owner, ends)
         self.receipts = [self.receipt(response) for _, response in rows]
         if self.ledger is None:
             return
@@ -184,10 +184,19 @@ def _prompt_ids(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     return given if isinstance(given, torch.Tensor) else None
 
 
-def _responses(prompts: torch.Tensor | None, sequences: torch.Tensor, owner: Any) -> list[tuple[list[int], list[int]]]:
+def _ends(owner: Any, kwargs: dict[str, Any]) -> set[int]:
+    """The end tokens in force for one call: its own, else its generation config's, else the model's."""
+    own = getattr(kwargs.get("generation_config"), "eos_token_id", None)
+    stated = (kwargs.get("eos_token_id"), own, owner.generation_config.eos_token_id)
+    given = next((end for end in stated if end is not None), [])
+    return set(torch.as_tensor(given).reshape(-1).tolist())
+
+
+def _responses(
+    prompts: torch.Tensor | None, sequences: torch.Tensor, owner: Any, ends: set[int]
+) -> list[tuple[list[int], list[int]]]:
     """(prompt ids, response ids) of each row: padding cut off on the left, and everything after the end token."""
     config = owner.generation_config
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     encoder = bool(getattr(owner.config, "is_encoder_decoder", False))
     start = 1 if encoder else 0 if prompts is None else prompts.shape[1]
     copies = 1 if prompts is None else sequences.shape[0] // prompts.shape[0]

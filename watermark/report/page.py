@@ -37,7 +37,6 @@ _ALTERNATIVES = {
 _LONGEST_PIECE = 40
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _DATA = re.compile(r'<pre id="evidence-json"[^>]*>(.*?)</pre>', re.DOTALL)
-_COMMAND = re.compile(r'<code id="made-by">(.*?)</code>', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ class Sheet:
     left_out: int
 
 
-def render(evidence: Evidence, path: str | Path, *, command: str | None = None) -> None:
-    """Writes the page to `path`, whole or not at all. command: how the evidence was made."""
-    write_whole(Path(path), page(evidence, command=command).encode())
+def render(evidence: Evidence, path: str | Path) -> None:
+    """Writes the page to `path`, whole or not at all."""
+    write_whole(Path(path), page(evidence).encode())
 
 
-def page(evidence: Evidence, *, command: str | None = None) -> str:
+def page(evidence: Evidence) -> str:
     """The page as text; the same evidence gives the same bytes.
 
     Raises ExtraMissing without jinja2 or matplotlib.
@@ -85,7 +84,6 @@ def page(evidence: Evidence, *, command: str | None = None) -> str:
         options=_flat(evidence.options),
         limits=LIMITS,
         commands=_commands(evidence),
-        command=command,
         created=_dated(evidence.created),
         data=json.dumps(evidence.to_json(), indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False),
     )
@@ -98,12 +96,6 @@ def embedded(text: str) -> Any:
     if found is None:
         raise ValueError("it holds no evidence")
     return json.loads(html.unescape(found[1]))
-
-
-def stated_command(text: str) -> str | None:
-    """The `command` that a page was rendered with: rendering again needs it to give the same bytes."""
-    found = _COMMAND.search(text)
-    return None if found is None else html.unescape(found[1])
 
 
 def sheet(document: ShownDocument) -> Sheet:
@@ -215,16 +207,27 @@ def _flat(described: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _commands(evidence: Evidence) -> list[str]:
-    """What to type to check the arithmetic; and, where the outputs were a file, to recompute all of it."""
+    """What to type to check the arithmetic; and, where the outputs were a file, to recompute all and to test again."""
     arithmetic = "wmark verify evidence.json"
     if "outputs" not in evidence.inputs:
         return [arithmetic]
-    parts = [arithmetic, f"--outputs {_named(evidence, 'outputs')}", "--mark MARK.wmark"]
+    outputs, shared = _named(evidence, "outputs"), ["--mark MARK.wmark"]
     if "ledger" in evidence.inputs:
-        parts.append(f"--ledger {_named(evidence, 'ledger')}")
+        shared.append(f"--ledger {_named(evidence, 'ledger')}")
     if evidence.mark.get("tokenizer"):
-        parts.append("--tokenizer MODEL_FOLDER")
-    return [arithmetic, " ".join(parts)]
+        shared.append("--tokenizer MODEL_FOLDER")
+    files = " ".join(shared)
+    return [arithmetic, f"{arithmetic} --outputs {outputs} {files}", f"wmark detect {outputs} {files} {_how(evidence)}"]
+
+
+def _how(evidence: Evidence) -> str:
+    """The options of `wmark detect` that this test was made with."""
+    options = evidence.options
+    parts = [f"--decoys {len(evidence.decoys.totals)}", f"--alpha {evidence.alpha:g}"]
+    parts.append(f"--alternative {evidence.alternative}")
+    parts += ["--skip-bad"] if options.get("skip_bad") else []
+    parts += [f"--field {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in options.get("fields", {}).items()]
+    return " ".join(parts)
 
 
 def _named(evidence: Evidence, role: str) -> str:

@@ -12,6 +12,7 @@ from watermark.errors import ReportInvalid
 from watermark.evidence import Evidence
 from watermark.files import sha256_of
 from watermark.outputs import Outputs
+from watermark.schemes import scheme_from_json
 from watermark.stats.laws import (
     Bernoulli,
     binomial_interval,
@@ -52,7 +53,10 @@ def verify(
     """
     found = evidence if isinstance(evidence, Evidence) else Evidence.load(evidence)
     checks = [Check("digest", f"the evidence matches its digest {found.digest[:16]}…")]
-    checks.append(_arithmetic(found))
+    try:
+        checks.append(_arithmetic(found))
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ReportInvalid(f"the evidence states what cannot be: {error}") from None
     for role, path in (("outputs", outputs), ("ledger", ledger)):
         if path is not None:
             checks.append(_same_file(found, role, Path(path)))
@@ -68,6 +72,9 @@ def verify(
 def _arithmetic(found: Evidence) -> Check:
     """Everything that follows from the counts alone."""
     law, n, green = Bernoulli(found.gamma), found.cells, found.green
+    scheme = scheme_from_json(found.mark.get("scheme", {}))
+    if found.gamma != scheme.null.mean or found.power != POWER:
+        raise ReportInvalid("gamma and power are not those of the stated scheme and of this test")
     if found.alternative not in ("greater", "less", "two-sided"):
         raise ReportInvalid(f"the alternative {found.alternative!r} is none that is known")
     if not 0 <= green <= n:
@@ -123,6 +130,11 @@ def _recomputed(
     found: Evidence, outputs: Path, mark: Watermark, tokenizer: Tokenizer | None, ledger: str | Path | None
 ) -> Check:
     options = found.options
+    missing = [
+        name for name in ("skip_bad", "fields", "ledger", "decoys", "alpha", "alternative") if name not in options
+    ]
+    if missing:
+        raise ReportInvalid(f"the evidence does not say with which {', '.join(missing)} it was made")
     if options["ledger"] and ledger is None:
         raise ReportInvalid("the evidence was filtered by a ledger; give it too", hint="--ledger LEDGER")
     again = detect(
@@ -143,7 +155,7 @@ def _recomputed(
 
 
 def _same_page(found: Evidence, path: Path) -> Check:
-    from watermark.report.page import embedded, page, stated_command
+    from watermark.report.page import embedded, page
 
     try:
         text = path.read_text("utf-8")
@@ -152,7 +164,7 @@ def _same_page(found: Evidence, path: Path) -> Check:
         raise ReportInvalid(f"{path} is not a report page: {error}") from None
     if held != found.to_json():
         raise ReportInvalid(f"{path} does not hold this evidence")
-    if page(found, command=stated_command(text)) != text:
+    if page(found) != text:
         raise ReportInvalid(f"{path} was changed after it was rendered, or rendered by another version")
     return Check("page", f"{path.name} is what this evidence renders to")
 
