@@ -78,6 +78,13 @@ def run() -> None:
         _end(f"{where}{error.strerror or error}", "free some space" if error.errno == 28 else None, 1)
     except MemoryError:
         _end("out of memory", "use a smaller --batch", 1)
+    except Exception as error:
+        if os.environ.get("WMARK_DEBUG"):
+            raise
+        text = str(error).splitlines()[0] if str(error) else ""
+        _end(
+            f"unexpected {type(error).__name__}: {text}", "run again with WMARK_DEBUG=1 to see where, and report it", 1
+        )
 
 
 def _interrupted(number: int, frame: object) -> None:

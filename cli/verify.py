@@ -25,13 +25,15 @@ def verify(
 
     Example: wmark verify evidence.json --outputs suspect.jsonl --mark ours.wmark --report report.html
     """
-    from watermark.ledger import is_ledger, read_ledger
+    from watermark.ledger import is_ledger, read_ledger, unfinished
 
     if is_ledger(subject):
         records = list(read_ledger(subject))
         checks = [
             ("ledger", f"{len(records):,} records, chain unbroken, head {records[-1].hash if records else 'empty'}")
         ]
+        if unfinished(subject):
+            console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
     else:
         from watermark.mark import Watermark
         from watermark.report import verify as run

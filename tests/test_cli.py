@@ -1,6 +1,7 @@
 """The command line as a person meets it: what it prints, where, and with which exit code."""
 
 import base64
+import dataclasses
 import gzip
 import json
 import os
@@ -63,12 +64,14 @@ def test_version_is_printed(tmp_path):
     assert wmark("--version", cwd=tmp_path).stdout.startswith("wmark ")
 
 
-def test_completion_is_offered(tmp_path):
-    shown = wmark(
-        "--show-completion", cwd=tmp_path, env=os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    )
-    assert "--install-completion" in wmark("--help", cwd=tmp_path).stdout
-    assert shown.returncode in (0, 1, 2)
+def test_completion_script_completes_our_commands(tmp_path):
+    command = Path(sys.executable).with_name("wmark")
+    quiet = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = subprocess.run([command, "--show-completion", "bash"], capture_output=True, text=True, env=quiet)
+    assert "complete -o default -F _wmark_completion wmark" in shown.stdout
+    asked = os.environ | {"_WMARK_COMPLETE": "complete_bash", "COMP_WORDS": "wmark de", "COMP_CWORD": "1"}
+    offered = subprocess.run([command], capture_output=True, text=True, env=asked)
+    assert set(offered.stdout.split()) == {"detect", "demo"}
 
 
 def test_a_session_reads_like_this(case):
@@ -105,8 +108,54 @@ def test_verify_recomputes_and_an_edited_byte_exits_3(case, tmp_path):
     assert wmark("verify", tmp_path / "e.json", cwd=case).returncode == 3
 
 
+@pytest.mark.parametrize(
+    "change, says",
+    [({"gamma": 2.0}, "states what cannot be"), ({"cells": 0, "green": 0}, "the decoy rank is stated as"),
+     ({"gamma": 0.2}, "gamma and power are not those"), ({"power": 0.5}, "gamma and power are not those"),
+     ({"options": {}}, "does not say with which"), ({"verdict": "inconclusive"}, "does not follow"),
+     ({"alternative": "larger"}, "none that is known"), ({"mark": {}}, "unknown scheme"),
+     ({"green": "many"}, "states what cannot be")],
+)  # fmt: skip
+def test_forged_evidence_with_a_fresh_digest_is_refused_in_words(case, tmp_path, change, says):
+    """Whoever edits a field can make the digest again; what follows from the counts must still follow."""
+    forged = dataclasses.replace(Evidence.load(case / "evidence.json"), **change)
+    forged.save(tmp_path / "e.json")
+    done = wmark("verify", tmp_path / "e.json", "--outputs", "answers.jsonl", "--mark", "ours.wmark", cwd=case)
+    assert done.returncode == 3
+    assert says in done.stderr
+
+
+def test_a_folder_in_place_of_a_file_is_an_error_in_words(case):
+    (case / "folder.json").mkdir(exist_ok=True)
+    assert wmark("verify", "folder.json", cwd=case).returncode == 3
+    assert wmark("report", "folder.json", cwd=case).returncode == 3
+    assert wmark("detect", "answers.jsonl", "--mark", "folder.json", cwd=case).returncode == 1
+
+
+def test_an_unforeseen_error_shows_its_traceback_only_when_asked(monkeypatch, capsys):
+    from wmark_cli import main
+
+    def broken():
+        raise RuntimeError("the moon\nfell")
+
+    monkeypatch.setattr(main, "app", broken)
+    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    assert ended.value.code == 1
+    assert "unexpected RuntimeError: the moon\n" in capsys.readouterr().err
+    monkeypatch.setenv("WMARK_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="the moon"):
+        main.run()
+
+
 def test_verify_checks_a_ledger(case, tmp_path):
     assert "24 records, chain unbroken" in wmark("verify", "ledger.jsonl", cwd=case).stdout
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes((case / "ledger.jsonl").read_bytes()[:-7])
+    shown = wmark("verify", cut, cwd=case)
+    assert "23 records, chain unbroken" in shown.stdout
+    assert "was never finished; it is no record" in shown.stderr
     broken = tmp_path / "ledger.jsonl"
     broken.write_text((case / "ledger.jsonl").read_text().replace("question 3", "question 4", 1))
     refused = wmark("verify", broken, cwd=case)

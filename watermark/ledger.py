@@ -1,7 +1,7 @@
 """Ledger: what was served and when, one JSON line a record, each holding the hash of the one before.
 
 Append-only and crash-safe: a line is written and flushed whole; a line that a crash cut short was never
-acknowledged, `verify` names it and the next writer sets it aside.
+acknowledged; `wmark verify` says that it is there and the next writer sets it aside.
 """
 
 from __future__ import annotations
@@ -136,6 +136,12 @@ def read_ledger(path: str | Path) -> Iterator[Record]:
         raise LedgerInvalid(f"{path} cannot be read: {error.strerror}") from None
     _, records = _parse(path, content[: content.rfind(b"\n") + 1])
     yield from records
+
+
+def unfinished(path: str | Path) -> int:
+    """Bytes after the last whole line: what an interrupted write left, and `read_ledger` leaves out."""
+    content = Path(path).read_bytes()
+    return len(content) - content.rfind(b"\n") - 1
 
 
 def answer_hash(salt: str, prompt: str, token_ids: list[int]) -> str:

@@ -38,12 +38,11 @@ class Tokenizer:
 
         Raises OutputsInvalid if none can be read.
         """
-        folder = demo_model() if str(source) == DEMO else Path(source)
+        folder = model_path(source)
         described = folder / "tokenizer.json"
         if described.is_file():
             origin = DEMO if str(source) == DEMO else str(folder.resolve())
             return cls._from_file(described, origin)
-        check_source(source)
         if folder.suffix == ".gguf" and folder.is_file():
             return replace(cls._from_hub(str(folder.parent), gguf_file=folder.name), source=str(folder.resolve()))
         return cls._from_hub(str(source))
@@ -101,9 +100,8 @@ class Tokenizer:
         try:
             return cls.wrap(AutoTokenizer.from_pretrained(source, **options))
         except Exception as error:  # hub, cache and format errors share no base
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise OutputsInvalid(
-                f"no tokenizer found at {source!r}: {reason}",
+                f"no tokenizer found at {source!r}: {first_line(error)}",
                 hint="pass the teacher's model folder (it holds tokenizer.json)",
             ) from None
 
@@ -120,15 +118,26 @@ def demo_model() -> Path:
     return Path(__file__).parent / "demo" / "model"
 
 
-def check_source(source: str | Path) -> None:
-    """Raises OutputsInvalid for a path that does not exist, before anyone asks a hub for it."""
+def model_path(source: str | Path) -> Path:
+    """Where a model lies: the embedded one for "demo", else `source` itself, which may also be a hub's name.
+
+    Raises OutputsInvalid for a path that does not exist, before anyone asks a hub for it.
+    """
+    if str(source) == DEMO:
+        return demo_model()
     if not Path(source).exists() and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(source)):
         raise OutputsInvalid(f"no model folder at {str(source)!r}", hint="pass a model folder, or 'demo'")
+    return Path(source)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, shortly."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def logits_width(source: str | Path) -> int | None:
     """Columns of a model's logits, from its config.json; None where no config is at hand."""
-    folder = demo_model() if str(source) == DEMO else Path(source)
+    folder = model_path(source)
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except OSError:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from watermark.errors import EmbeddingRefused, ExtraMissing, OutputsInvalid
 from watermark.files import append_whole, canonical_json
-from watermark.tokenizer import DEMO, Tokenizer, check_source, demo_model
+from watermark.tokenizer import Tokenizer, first_line, model_path
 
 if TYPE_CHECKING:
     from watermark.ledger import Ledger
@@ -55,10 +55,8 @@ class Model:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        if str(source) != DEMO:
-            check_source(source)
-        path = demo_model() if str(source) == DEMO else Path(source)
-        folder, options = (str(path), {}) if path.exists() else (str(source), {})
+        path = model_path(source)
+        folder, options = str(path), {}
         if path.suffix == ".gguf":
             _require_gguf(path)
             folder, options = str(path.parent), {"gguf_file": path.name}
@@ -66,9 +64,8 @@ class Model:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
         except Exception as error:  # hub, file and format errors share no base
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise OutputsInvalid(
-                f"no model could be loaded from {str(source)!r}: {reason}",
+                f"no model could be loaded from {str(source)!r}: {first_line(error)}",
                 hint="pass a model folder (config.json, *.safetensors, tokenizer.json)",
             ) from None
         if tokenizer.pad_token_id is None:

@@ -188,7 +188,7 @@ def _ends(owner: Any, kwargs: dict[str, Any]) -> set[int]:
     """The end tokens in force for one call: its own, else its generation config's, else the model's."""
     own = getattr(kwargs.get("generation_config"), "eos_token_id", None)
     stated = (kwargs.get("eos_token_id"), own, owner.generation_config.eos_token_id)
-    given = next((end for end in stated if end is not None), [])
+    given: Any = next((end for end in stated if end is not None), [])
     return set(torch.as_tensor(given).reshape(-1).tolist())
 
 

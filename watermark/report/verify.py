@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watermark.detect import NULL, POWER, decoy_rank, detect, verdict_of
-from watermark.errors import ReportInvalid
+from watermark.errors import MarkInvalid, ReportInvalid
 from watermark.evidence import Evidence
 from watermark.files import sha256_of
 from watermark.outputs import Outputs
@@ -55,7 +55,7 @@ def verify(
     checks = [Check("digest", f"the evidence matches its digest {found.digest[:16]}…")]
     try:
         checks.append(_arithmetic(found))
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError, MarkInvalid) as error:
         raise ReportInvalid(f"the evidence states what cannot be: {error}") from None
     for role, path in (("outputs", outputs), ("ledger", ledger)):
         if path is not None:
