@@ -94,6 +94,30 @@ class Watermark:
         """The scheme's scores of cells (n, h), (n,) under this key."""
         return self.scheme.score(contexts, choices, self.key)
 
+    def totals(
+        self, windows: ArrayLike, choices: ArrayLike, weights: ArrayLike, keys: Iterable[Key]
+    ) -> NDArray[np.int64]:
+        """Totals of S statistics under m keys: the weights of green cells added up, as exact integers.
+
+        windows: (n, h) ids; choices: (n,) ids; weights: (S, n) or (n,) integers within int32, any sign; keys: m, of
+        which this mark's own is one only if it is among them. Returns (m, S). A scheme that has a `totals` of its
+        own is asked at once for all keys; of any other the scores, 0 or 1, are taken key by key. Raises ValueError
+        if shapes do not match or weights are not whole numbers.
+        """
+        ids = np.asarray(windows).astype(np.uint32, copy=False)
+        tokens = np.asarray(choices).astype(np.uint32, copy=False)
+        counted = _counted(weights, len(tokens))
+        if ids.shape != (len(tokens), self.scheme.window):
+            raise ValueError(f"windows should have shape {(len(tokens), self.scheme.window)}, found {ids.shape}")
+        asked = list(keys)
+        if not asked:
+            return np.empty((0, len(counted)), dtype=np.int64)
+        together = getattr(self.scheme, "totals", None)
+        if together is not None:
+            found: NDArray[np.int64] = together(ids, tokens, counted, asked)
+            return found
+        return np.stack([_weighed(self.scheme.score(ids, tokens, key), counted) for key in asked])
+
     def holds_special(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
         """Whether each window (n, h) holds a special token (or padding below zero)."""
         special = np.isin(ids, np.asarray(self.special_ids, dtype=np.int64)) | (ids < 0)
@@ -214,6 +238,26 @@ def contexts_of(ids: Iterable[Iterable[int]], window: int) -> NDArray[np.int64]:
     """Each row's last `window` ids, left-filled with -1 where a row is shorter. Returns (b, window)."""
     rows = [list(row)[-window:] for row in ids]
     return np.array([[-1] * (window - len(row)) + row for row in rows], dtype=np.int64)
+
+
+def _counted(weights: ArrayLike, cells: int) -> NDArray[np.int32]:
+    """Weights as (S, n) int32. Raises ValueError for another shape or kind."""
+    given = np.atleast_2d(np.asarray(weights))
+    if given.ndim != 2 or given.shape[1] != cells:
+        raise ValueError(f"weights should have shape (S, {cells}) or ({cells},), found {np.shape(weights)}")
+    counted = given.astype(np.int32)
+    if not np.issubdtype(given.dtype, np.integer) or (counted != given).any():
+        raise ValueError(f"weights should be whole numbers within 32 bits, found {given.dtype}")
+    return counted
+
+
+def _weighed(scores: NDArray[Any], weights: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Totals of scores (n,) under weights (S, n). Returns (S,). Raises ValueError for scores other than 0 and 1."""
+    green = np.asarray(scores) == 1
+    if not (green | (np.asarray(scores) == 0)).all():
+        raise ValueError("totals need a scheme whose scores are 0 or 1")
+    found: NDArray[np.int64] = weights.sum(axis=1, where=green, dtype=np.int64)
+    return found
 
 
 def _on_host(ids: Any) -> NDArray[Any]:

@@ -36,6 +36,7 @@ __all__ = [
     "cell_ids",
     "key_words",
     "threshold",
+    "totals",
     "uniform_rows",
     "uniforms",
     "window_ids",
@@ -63,6 +64,37 @@ def uniforms(windows: NDArray[np.uint32], tokens: NDArray[np.uint32], words: NDA
 
         return compiled.uniforms(windows, tokens, words)
     return reference.uniforms(windows, tokens, words)
+
+
+def totals(
+    windows: NDArray[np.uint32],
+    tokens: NDArray[np.uint32],
+    weights: NDArray[np.int32],
+    words: NDArray[np.uint32],
+    *,
+    below: int,
+) -> NDArray[np.int64]:
+    """Sums of the weights of green cells: S statistics under m keys, exact integers whatever the order or backend.
+
+    windows: (n, h); tokens: (n,); weights: (S, n); words: (m, 8); a uniform under `below` is green. Returns (m, S).
+    Cells are grouped by window once for all keys; memory is that of the cells, never n times m.
+    """
+    order, starts = _grouped(windows)
+    given = windows[order[starts[:-1]]], starts, tokens[order], weights[:, order], words
+    if backend() == "numba":
+        from watermark.prf import compiled
+
+        return compiled.totals(*given, below=below)
+    return reference.totals(*given, below=below)
+
+
+def _grouped(windows: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(order, starts): cells sorted so that equal windows stand together, and where each run begins, n at the end."""
+    order = np.argsort(window_ids(windows), kind="stable")
+    ordered = windows[order]
+    new = np.any(ordered[1:] != ordered[:-1], axis=1)
+    runs = np.flatnonzero(np.concatenate([np.ones(min(1, len(order)), dtype=bool), new]))
+    return order, np.append(runs, len(order))
 
 
 def uniform_rows(states: NDArray[np.uint32], width: int) -> NDArray[np.uint32]:

@@ -1,10 +1,12 @@
 """The keyed function in numba: the same integers as `reference`, at the speed of memory.
 
-`uniforms` and `green_total` serve detection, `tilt_rows` serves generation on a CPU.
+`uniforms` and `totals` serve detection, `tilt_rows` serves generation on a CPU.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     U32 = NDArray[np.uint32]
+
+_LANES = 64  # keys worked on side by side: their states stay in the processor's first cache
 
 
 @njit(inline="always")
@@ -90,6 +94,60 @@ def _tilt_rows(logits: Any, states: Any, below: Any, delta: Any, tilted: Any) ->
             tilted[row, token] = logits[row, token] + (delta if green else np.float32(0))
 
 
+@njit(cache=True, nogil=True)
+def _absorb(window: Any, start: int, keys: Any, states: Any) -> None:
+    """states (4, k) = rounds(states) ^ keys (4, k) ^ the block of the window at `start`; one vector loop."""
+    width = window.shape[0]
+    x0 = window[start] if start < width else uint32(0)
+    x1 = window[start + 1] if start + 1 < width else uint32(0)
+    x2 = window[start + 2] if start + 2 < width else uint32(0)
+    x3 = window[start + 3] if start + 3 < width else uint32(0)
+    for k in range(keys.shape[1]):
+        v0, v1, v2, v3 = _rounds(states[0, k], states[1, k], states[2, k], states[3, k])
+        states[0, k] = uint32(v0 ^ keys[0, k] ^ x0)
+        states[1, k] = uint32(v1 ^ keys[1, k] ^ x1)
+        states[2, k] = uint32(v2 ^ keys[2, k] ^ x2)
+        states[3, k] = uint32(v3 ^ keys[3, k] ^ x3)
+
+
+@njit(cache=True, nogil=True)
+def _states_of_keys(window: Any, words: Any, none: Any, states: Any) -> None:
+    """One window under many keys. words: (8, k); none: (4, k) zeros. states: (4, k), written; word 2 is made odd."""
+    width = window.shape[0]
+    for k in range(words.shape[1]):
+        states[0, k] = uint32(words[0, k] ^ window[0])
+        states[1, k] = uint32(words[1, k] ^ (window[1] if width > 1 else uint32(0)))
+        states[2, k] = uint32(words[2, k] ^ (window[2] if width > 2 else uint32(0)))
+        states[3, k] = uint32(words[3, k] ^ (window[3] if width > 3 else uint32(0)))
+    for start in range(4, width, 4):
+        _absorb(window, start, none, states)
+    _absorb(window, width, words[4:], states)
+    for k in range(words.shape[1]):
+        states[3, k] = uint32(states[3, k] ^ uint32(width))
+    _absorb(window, width, words[:4], states)
+    for k in range(words.shape[1]):
+        states[2, k] = uint32(states[2, k] | uint32(1))
+
+
+@njit(cache=True, nogil=True)
+def _totals(windows: Any, starts: Any, tokens: Any, weights: Any, words: Any, below: Any, sums: Any) -> None:
+    """sums (S, k) int64 gain every cell's weights (n, S) where it is green under key k."""
+    states, none = np.empty((4, words.shape[1]), np.uint32), np.zeros((4, words.shape[1]), np.uint32)
+    green = np.empty(words.shape[1], dtype=np.int64)
+    for w in range(windows.shape[0]):
+        _states_of_keys(windows[w], words, none, states)
+        for cell in range(starts[w], starts[w + 1]):
+            token = tokens[cell]
+            for k in range(words.shape[1]):
+                drawn = _token(token, states[0, k], states[1, k], states[2, k], states[3, k])
+                green[k] = np.int64(drawn < below)
+            for s in range(weights.shape[1]):
+                weight = np.int64(weights[cell, s])
+                if weight != 0:
+                    for k in range(words.shape[1]):
+                        sums[s, k] += weight * green[k]
+
+
 def uniforms(windows: ArrayLike, tokens: ArrayLike, words: U32) -> U32:
     """As `reference.uniforms`."""
     ids = np.ascontiguousarray(np.asarray(windows), dtype=np.uint32)
@@ -104,3 +162,28 @@ def tilt_rows(logits: NDArray[np.float32], states: U32, *, below: int, delta: fl
     tilted = np.empty(logits.shape, dtype=np.float32)
     _tilt_rows(logits, states, np.uint32(below), np.float32(delta), tilted)
     return tilted
+
+
+def totals(
+    windows: U32, starts: NDArray[np.int64], tokens: U32, weights: NDArray[np.int32], words: U32, *, below: int
+) -> NDArray[np.int64]:
+    """As `reference.totals`, over blocks of keys in as many threads as `threads()` says."""
+    ids, choices = np.ascontiguousarray(windows), np.ascontiguousarray(tokens)
+    by_cell = np.ascontiguousarray(weights.T)
+    found = np.empty((len(words), len(weights)), dtype=np.int64)
+
+    def block(first: int) -> None:
+        some = np.ascontiguousarray(words[first : first + _LANES].T)
+        sums = np.zeros((len(weights), some.shape[1]), dtype=np.int64)
+        _totals(ids, starts, choices, by_cell, some, np.uint32(below), sums)
+        found[first : first + _LANES] = sums.T
+
+    with ThreadPoolExecutor(threads()) as pool:
+        list(pool.map(block, range(0, len(words), _LANES)))
+    return found
+
+
+def threads() -> int:
+    """NUMBA_NUM_THREADS or OMP_NUM_THREADS where one is set, else the processors open to this process."""
+    stated = os.environ.get("NUMBA_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
+    return max(1, int(stated)) if stated.isdecimal() else len(os.sched_getaffinity(0))

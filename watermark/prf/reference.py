@@ -49,6 +49,25 @@ def uniforms(windows: ArrayLike, tokens: ArrayLike, words: U32) -> U32:
     return drawn
 
 
+def totals(
+    windows: U32, starts: NDArray[np.int64], tokens: U32, weights: NDArray[np.int32], words: U32, *, below: int
+) -> NDArray[np.int64]:
+    """Sums of the weights of green cells under each of m keys, as exact integers.
+
+    windows: (w, h) distinct windows; starts: (w + 1,) where each window's cells begin; tokens: (n,) and weights:
+    (S, n) of the cells in that order; words: (m, 8); a uniform under `below` is green. Returns (m, S).
+    """
+    owner = np.repeat(np.arange(len(windows)), np.diff(starts))
+    found = np.zeros((len(words), len(weights)), dtype=np.int64)
+    for sums, key in zip(found, words, strict=True):
+        states = window_states(windows, key)
+        for part in _parts(len(tokens)):
+            s0, s1, s2, s3 = states[owner[part]].T
+            green = _token(tokens[part], s0, s1, s2 | np.uint32(1), s3) < np.uint32(below)
+            sums += weights[:, part].sum(axis=1, where=green, dtype=np.int64)
+    return found
+
+
 def uniform_rows(states: U32, width: int) -> U32:
     """Step 3 for every token id below `width`, one row a state (b, 4). Returns (b, width)."""
     vocabulary = np.arange(width, dtype=np.uint32)

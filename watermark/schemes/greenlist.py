@@ -7,6 +7,7 @@ in place of a permuted list of fixed size, so that the number of green tokens is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -63,6 +64,13 @@ class GreenList:
         windows = np.asarray(contexts).astype(np.uint32, copy=False)
         drawn = prf.uniforms(windows, np.asarray(choices).astype(np.uint32, copy=False), self._words(key))
         return (drawn < np.uint32(self._below)).astype(np.int64)
+
+    def totals(
+        self, windows: NDArray[np.uint32], choices: NDArray[np.uint32], weights: NDArray[np.int32], keys: Sequence[Key]
+    ) -> NDArray[np.int64]:
+        """Green weight of S statistics under m keys: (n, h), (n,), (S, n) give (m, S). See `Watermark.totals`."""
+        words = np.stack([self._words(key) for key in keys])
+        return prf.totals(windows, choices, weights, words, below=self._below)
 
     @property
     def null(self) -> Bernoulli:

@@ -1,0 +1,125 @@
+"""Totals under many keys: the compiled kernel, its numpy text and a plain loop over scores give the same integers."""
+
+import numpy as np
+import pytest
+
+from watermark import prf
+from watermark.keys import decoy_keys
+from watermark.mark import Watermark
+from watermark.schemes import GreenList
+
+KEYS = list(decoy_keys(b"totals", 70))  # more than one block of keys, and a part of one
+
+
+def cells(window: int, statistics: int, *, count: int = 3_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows that recur, ids of 0 and beyond 2^16, weights of both signs with zeros among them."""
+    rng = np.random.default_rng(window * 10 + statistics)
+    some = rng.integers(0, 2**32, (400, window)).astype(np.uint32)
+    some[0], some[1] = 0, 2**32 - 1
+    windows = some[rng.integers(0, len(some), count)]
+    choices = rng.choice(np.array([0, 1, 7, 2**16, 2**16 + 7, 128_255, 2**32 - 1], dtype=np.uint32), count)
+    return windows, choices, rng.integers(-60, 61, (statistics, count)).astype(np.int32)
+
+
+def naive(mark: Watermark, windows: np.ndarray, choices: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.stack([weights.astype(np.int64) @ mark.rekeyed(key).score(windows, choices) for key in KEYS])
+
+
+@pytest.mark.parametrize("backend", ["1", "0"], ids=["numba", "numpy"])
+@pytest.mark.parametrize("window, statistics", [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (8, 1)])
+def test_totals_are_the_weighted_sums_of_scores(monkeypatch, backend, window, statistics):
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    mark, given = Watermark(GreenList(window=window), KEYS[0]), cells(window, statistics)
+    found = mark.totals(*given, KEYS)
+    assert found.dtype == np.int64
+    assert found.shape == (70, statistics)
+    assert np.array_equal(found, naive(mark, *given))
+    assert len(np.unique(found[:, 0])) > 10
+
+
+def test_one_row_of_weights_is_one_statistic():
+    mark, (windows, choices, weights) = Watermark(GreenList(), KEYS[0]), cells(2, 1)
+    assert np.array_equal(
+        mark.totals(windows, choices, weights[0], KEYS), mark.totals(windows, choices, weights, iter(KEYS))
+    )
+
+
+def test_the_order_of_cells_and_the_threads_change_nothing(monkeypatch):
+    mark, (windows, choices, weights) = Watermark(GreenList(), KEYS[0]), cells(2, 2)
+    shuffled = np.random.default_rng(1).permutation(len(choices))
+    found = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+        found.append(mark.totals(windows[shuffled], choices[shuffled], weights[:, shuffled], KEYS))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], mark.totals(windows, choices, weights, KEYS))
+
+
+def test_large_weights_do_not_overflow():
+    mark = Watermark(GreenList(gamma=0.9), KEYS[0])
+    windows, choices = np.arange(40_000, dtype=np.uint32).reshape(-1, 2), np.arange(20_000, dtype=np.uint32)
+    weights = np.full(20_000, -(2**31), dtype=np.int64)
+    assert mark.totals(windows, choices, weights, KEYS[:3]).max() < -(2**31) * 17_000
+
+
+@pytest.mark.skipif(prf.backend() != "numba", reason="numba is not installed")
+@pytest.mark.parametrize("named, expected", [({"NUMBA_NUM_THREADS": "3", "OMP_NUM_THREADS": "2"}, 3),
+                                             ({"OMP_NUM_THREADS": "2"}, 2), ({"OMP_NUM_THREADS": "0"}, 1)])  # fmt: skip
+def test_threads_are_those_the_environment_states(monkeypatch, named, expected):
+    from watermark.prf import compiled
+
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    assert compiled.threads() == expected
+
+
+def test_no_cells_and_no_keys_are_nothing():
+    mark, none = Watermark(GreenList(), KEYS[0]), np.empty(0, dtype=np.uint32)
+    assert np.array_equal(mark.totals(none.reshape(0, 2), none, np.empty((3, 0), np.int32), KEYS), np.zeros((70, 3)))
+    assert mark.totals(none.reshape(0, 2), none, np.empty((3, 0), np.int32), []).shape == (0, 3)
+
+
+class Plain:
+    """A scheme without totals of its own."""
+
+    name, version, window = "plain", 1, 2
+    null = GreenList().null
+
+    def tilt(self, logits, contexts, key):
+        return GreenList().tilt(logits, contexts, key)
+
+    def score(self, contexts, choices, key):
+        return GreenList().score(contexts, choices, key)
+
+
+class Halves(Plain):
+    def score(self, contexts, choices, key):
+        return super().score(contexts, choices, key) / 2
+
+
+def test_a_scheme_without_totals_is_scored_key_by_key():
+    given = cells(2, 3)
+    assert np.array_equal(
+        Watermark(Plain(), KEYS[0]).totals(*given, KEYS), Watermark(GreenList(), KEYS[0]).totals(*given, KEYS)
+    )
+
+
+def test_scores_other_than_0_and_1_are_refused():
+    with pytest.raises(ValueError, match="scores are 0 or 1"):
+        Watermark(Halves(), KEYS[0]).totals(*cells(2, 1), KEYS)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda w, c, k: (w[:, :1], c, k), r"windows should have shape \(3000, 2\)"),
+        (lambda w, c, k: (w, c, k[:, :-1]), r"weights should have shape \(S, 3000\)"),
+        (lambda w, c, k: (w, c, k.astype(float)), "whole numbers"),
+        (lambda w, c, k: (w, c, k.astype(np.int64) + 2**32), "within 32 bits"),
+    ],
+)
+def test_misshapen_input_is_refused_in_words(change, says):
+    with pytest.raises(ValueError, match=says):
+        Watermark(GreenList(), KEYS[0]).totals(*change(*cells(2, 1)), KEYS)
