@@ -18,6 +18,8 @@ def generate(
     prompts: Annotated[Path, typer.Option(help="Prompts: JSON Lines {id?, prompt}, or .txt with one a line.")],
     output: Annotated[Path, typer.Option(help="Answers go here, one JSON line each; an existing run goes on.")],
     mark: Annotated[Path | None, typer.Option(help="The watermark file.")] = None,
+    account: Annotated[str, typer.Option(help="Whom these answers are for, if the mark has accounts.")] = "",
+    epoch: Annotated[str, typer.Option(help="With --account: the period of the account's key.")] = "",
     unmarked: Annotated[bool, typer.Option("--unmarked", help="Serve without a mark.")] = False,
     ledger: Annotated[Path | None, typer.Option(help="Record what was served here.")] = None,
     hash_only: Annotated[bool, typer.Option("--hash-only", help="A new ledger keeps hashes, no text.")] = False,
@@ -36,12 +38,18 @@ def generate(
     """
     if (mark is None) == (not unmarked):
         raise typer.BadParameter("pass either --mark FILE or --unmarked")
+    if (epoch and not account) or (account and mark is None):
+        raise typer.BadParameter("--epoch needs --account, and --account needs --mark")
     from watermark.ledger import Ledger
     from watermark.mark import Watermark
     from watermark.prompts import read_prompts
 
     asked = read_prompts(prompts)
     used = None if mark is None else Watermark.load(mark)
+    if used is not None and account:
+        used = used.account(account, epoch=epoch)
+    if used is not None and used.accounts is not None and used.shared is None:
+        raise typer.BadParameter("this mark has accounts: say whom the answers are for, with --account NAME")
     with ExitStack() as stack:
         kept = None
         if ledger is not None:

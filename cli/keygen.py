@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import console
+
+if TYPE_CHECKING:
+    from watermark.mark import Watermark
 
 
 def keygen(
@@ -18,6 +22,9 @@ def keygen(
     window: Annotated[int, typer.Option(help="Context width in tokens; short ones survive distillation.")] = 2,
     gamma: Annotated[float, typer.Option(help="Share of green tokens.")] = 0.25,
     delta: Annotated[float, typer.Option(help="Logits that a green token gains.")] = 2.0,
+    accounts: Annotated[
+        bool, typer.Option("--accounts", help="Half of the windows carry the mark of the account that is served.")
+    ] = False,
     master: Annotated[Path | None, typer.Option("--from", help="Draw the key from this watermark file's key.")] = None,
     tenant: Annotated[str, typer.Option(help="With --from: the account the key is for.")] = "",
     epoch: Annotated[str, typer.Option(help="With --from: the period the key is for.")] = "",
@@ -28,6 +35,7 @@ def keygen(
 
     Example: wmark keygen ours.wmark --model ./my-model --profile ours.profile.json
     """
+    from watermark.accounts import Accounts
     from watermark.mark import Watermark, save_profile
     from watermark.schemes import GreenList
     from watermark.tokenizer import Tokenizer, logits_width
@@ -38,12 +46,15 @@ def keygen(
         raise typer.BadParameter(str(error)) from None
     if (tenant or epoch) != "" and master is None:
         raise typer.BadParameter("--tenant and --epoch need --from, the watermark file to draw from")
+    if accounts and tenant:
+        raise typer.BadParameter("--accounts makes a mark that accounts are drawn from, --tenant draws one")
     if master is not None and not (tenant or epoch):
         raise typer.BadParameter("--from needs --tenant or --epoch; without them the key would be the same")
     tokenizer = Tokenizer.load(model)
     made = Watermark.generate(scheme, tokenizer=tokenizer, logits_width=logits_width(model))
+    made = replace(made, accounts=Accounts() if accounts else None)
     if master is not None:
-        made = made.rekeyed(Watermark.load(master).key.subkey(tenant=tenant, epoch=epoch))
+        made = drawn(made, Watermark.load(master), tenant, epoch)
     made.save(mark)
     if profile is not None:
         save_profile(made, profile)
@@ -53,3 +64,15 @@ def keygen(
         console.emit(made.profile())
     else:
         print(made.key.kid)
+
+
+def drawn(made: Watermark, master: Watermark, tenant: str, epoch: str) -> Watermark:
+    """`made` under the key that is drawn from the master's: an account's, if the master has accounts."""
+    if master.accounts is None or not tenant:
+        return made.rekeyed(master.key.subkey(tenant=tenant, epoch=epoch))
+    if (made.scheme, made.binding) != (master.scheme, master.binding):
+        raise typer.BadParameter(
+            "an account shares windows with its master: give the --model, --window, --gamma and --delta that the "
+            "master was made with"
+        )
+    return replace(master.account(tenant, epoch=epoch), created=made.created)

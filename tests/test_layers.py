@@ -10,7 +10,7 @@ ORDER = (
     ("errors",),
     ("files", "keys"),
     ("prf", "stats"),
-    ("schemes",),
+    ("accounts", "schemes"),
     ("tokenizer",),
     ("mark", "prompts"),
     ("ledger", "outputs", "testing"),

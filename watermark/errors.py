@@ -4,7 +4,10 @@ WatermarkError
 ├── KeyUnusable          a secret that is missing, malformed or readable by others
 ├── MarkInvalid          a watermark file or profile that cannot be read
 ├── ProfileMismatch      the mark was made for another tokenizer, width or scheme
+├── AccountsInvalid      account names that cannot be used
 ├── OutputsInvalid       a suspect's outputs that cannot be read
+├── SuspectUnusable      a suspect or reference model that cannot be read: no numbers, or no difference
+├── PlanMismatch         a run that is not the one that was planned
 ├── TooFewObservations   too little text to say anything
 ├── LedgerInvalid        a ledger whose chain does not verify
 ├── EmbeddingRefused     a way of generating that cannot carry the mark
@@ -36,8 +39,20 @@ class ProfileMismatch(WatermarkError):
     """The mark was made for another tokenizer, logits width or scheme."""
 
 
+class AccountsInvalid(WatermarkError):
+    """Names of accounts cannot be used."""
+
+
 class OutputsInvalid(WatermarkError):
     """A suspect's outputs cannot be read."""
+
+
+class SuspectUnusable(WatermarkError):
+    """A suspect or a reference that cannot be read: no numbers, no log-probabilities, or no difference."""
+
+
+class PlanMismatch(WatermarkError):
+    """A run that is not the one that was planned."""
 
 
 class TooFewObservations(WatermarkError):

@@ -1,6 +1,7 @@
 """Watermark: a scheme and a key in one file, bound to a tokenizer, so that nobody retypes settings.
 
-The watermark file holds the secret (0600, never overwritten); the profile is the same without it.
+The watermark file holds the secret (0600, never overwritten); the profile is the same without it. A mark with
+accounts is the shared one; `account(name)` is what serves one of them (`watermark.accounts` says how and why).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from watermark import prf
+from watermark.accounts import Accounts, check_names
 from watermark.errors import KeyUnusable, MarkInvalid, ProfileMismatch
 from watermark.files import write_new
 from watermark.keys import Key
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
     from watermark.tokenizer import Tokenizer
 
-FORMAT = "wmark-watermark/1"
-PROFILE_FORMAT = "wmark-profile/1"
+FORMATS = ("wmark-watermark/1", "wmark-watermark/2")  # the second one has accounts
+PROFILE_FORMATS = ("wmark-profile/1", "wmark-profile/2")
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,22 @@ class Binding:
 
 @dataclass(frozen=True)
 class Watermark:
-    """A scheme and a key. `binding` names the tokenizer; without one, only token ids can be handled."""
+    """A scheme and a key. `binding` names the tokenizer; without one, only token ids can be handled.
+
+    accounts: how windows are shared between this mark and its accounts. shared: in the mark of one account, the key
+    of the mark it was drawn from; `key` is then the account's own, and its kid is what receipts and ledgers name.
+    """
 
     scheme: Scheme
     key: Key
     binding: Binding | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    accounts: Accounts | None = None
+    shared: Key | None = None
+
+    def __post_init__(self) -> None:
+        if self.shared is not None and self.accounts is None:
+            raise ValueError("a shared key needs `accounts`, which say what windows it marks")
 
     @classmethod
     def generate(cls, scheme: Scheme, *, tokenizer: Tokenizer, logits_width: int | None = None) -> Watermark:
@@ -69,6 +81,35 @@ class Watermark:
         """The same mark under another key."""
         return replace(self, key=key)
 
+    def account(self, name: str, *, epoch: str = "") -> Watermark:
+        """The mark that serves one account: windows of the shared key under it, the others under the account's.
+
+        Raises MarkInvalid unless this is a mark with accounts, AccountsInvalid for an unusable name.
+        """
+        if self.accounts is None or self.shared is not None:
+            found = "has no accounts" if self.accounts is None else "is the mark of one account"
+            raise MarkInvalid(
+                f"mark {self.key.kid} {found}; needed is a mark that accounts are drawn from",
+                hint="make one with `wmark keygen --accounts` before the first answer is served",
+            )
+        check_names([name])
+        return replace(self, key=self.key.subkey(tenant=name, epoch=epoch), shared=self.key)
+
+    def owned(self, windows: ArrayLike) -> NDArray[np.bool_]:
+        """Whether each window (n, h) is one that this mark's key marks, so that it may be scored under it.
+
+        All are, without accounts. A filter by windows alone, independent of the green bits (`watermark.accounts`).
+        """
+        if self.accounts is None:
+            return np.ones(len(np.asarray(windows)), dtype=bool)
+        routed = self.accounts.routed(windows, self.key if self.shared is None else self.shared)
+        return ~routed if self.shared is None else routed
+
+    def marks(self, windows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether tokens after each window (n, h) are served under the mark, whichever of its keys that is."""
+        held = ~self.holds_special(windows)
+        return held & self.owned(windows) if self.shared is None else held
+
     @property
     def special_ids(self) -> tuple[int, ...]:
         return self.binding.special_ids if self.binding else ()
@@ -82,12 +123,24 @@ class Watermark:
         self.check_width(logits.shape[-1])
         ids = _on_host(contexts)
         unmarked = self.holds_special(ids)
-        tilted = self.scheme.tilt(logits, np.where(unmarked[:, None], 0, ids), self.key)
+        tilted = self._tilted(logits, np.where(unmarked[:, None], 0, ids))
         for row in np.flatnonzero(unmarked):
             tilted[int(row)] = logits[int(row)]
         kept = [i for i in self.special_ids if i < logits.shape[-1]]
         if kept:
             tilted[:, kept] = logits[:, kept]
+        return tilted
+
+    def _tilted(self, logits: Any, ids: NDArray[Any]) -> Any:
+        """Each row under the key that its window goes to; without an account, the accounts' rows stay as they are."""
+        if self.accounts is None:
+            return self.scheme.tilt(logits, ids, self.key)
+        own = self.owned(ids)
+        tilted = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
+        for rows, key in ((np.flatnonzero(own), self.key), (np.flatnonzero(~own), self.shared)):
+            if len(rows) and key is not None:
+                at = rows.tolist()
+                tilted[at] = self.scheme.tilt(logits[at], ids[rows], key)
         return tilted
 
     def score(self, contexts: ArrayLike, choices: ArrayLike) -> NDArray[Any]:
@@ -144,7 +197,7 @@ class Watermark:
     def profile(self) -> dict[str, Any]:
         """What may be published: everything but the secret, with the key's commitment."""
         described: dict[str, Any] = {
-            "format": PROFILE_FORMAT,
+            "format": PROFILE_FORMATS[self.accounts is not None],
             "created": self.created,
             "scheme": scheme_to_json(self.scheme),
             "prf": prf.RECIPE,
@@ -157,6 +210,12 @@ class Watermark:
                 "digest": self.binding.digest,
                 "logits_width": self.binding.logits_width,
                 "special_ids": list(self.binding.special_ids),
+            }
+        if self.accounts:
+            of = self.shared
+            described["accounts"] = {
+                "share": self.accounts.share,
+                "shared": None if of is None else {"kid": of.kid, "commitment": of.commitment},
             }
         return described
 
@@ -185,8 +244,10 @@ class Watermark:
 
     def save(self, path: str | Path) -> None:
         """Writes the watermark file, readable by its owner alone. Raises MarkInvalid if `path` exists."""
-        secret, salt = self.key._export()
-        described = self.profile() | {"format": FORMAT, "salt": salt.hex(), "key": secret.hex()}
+        described = self.profile() | {"format": FORMATS[self.accounts is not None]} | _secrets(self.key)
+        if self.shared:
+            opened = described["accounts"]["shared"] | _secrets(self.shared)
+            described["accounts"] = described["accounts"] | {"shared": opened}
         if self.binding:
             described["tokenizer"] = described["tokenizer"] | {"source": self.binding.source}
         try:
@@ -201,18 +262,13 @@ class Watermark:
         """Reads a watermark file. Raises KeyUnusable if others can read it, MarkInvalid if it is malformed."""
         described = _read(Path(path))
         try:
-            key = Key(bytes.fromhex(described["key"]), kid=described["kid"], salt=bytes.fromhex(described["salt"]))
+            key = _opened(described, path)
             scheme, made = scheme_from_json(described["scheme"]), str(described["created"])
             binding = _binding(described["tokenizer"])
-            commitment = described["commitment"]
+            accounts, shared = _accounts(described, path)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MarkInvalid(f"{path} is not a complete watermark file: {_named(error)}") from None
-        if key.commitment != commitment:
-            raise MarkInvalid(
-                f"{path}: the key does not open the commitment it is stored with; the file was changed",
-                hint="restore the file from a backup",
-            )
-        return cls(scheme, key, binding, made)
+        return cls(scheme, key, binding, made, accounts, shared)
 
 
 def load_profile(path: str | Path) -> dict[str, Any]:
@@ -221,8 +277,8 @@ def load_profile(path: str | Path) -> dict[str, Any]:
         described = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise MarkInvalid(f"{path} is not a readable profile: {error}") from None
-    if not isinstance(described, dict) or described.get("format") != PROFILE_FORMAT:
-        raise MarkInvalid(f"{path} is not a profile (its format should be {PROFILE_FORMAT})")
+    if not isinstance(described, dict) or described.get("format") not in PROFILE_FORMATS:
+        raise MarkInvalid(f"{path} is not a profile (its format should be {' or '.join(PROFILE_FORMATS)})")
     return described
 
 
@@ -278,10 +334,12 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError:
         raise MarkInvalid(f"{path} is not a watermark file (it is not JSON)") from None
     found = described.get("format") if isinstance(described, dict) else None
-    if found == PROFILE_FORMAT:
+    if found in PROFILE_FORMATS:
         raise MarkInvalid(f"{path} is a public profile; the watermark file with the key is needed")
-    if found != FORMAT:
-        raise MarkInvalid(f"{path} is not a watermark file: its format is {found!r}, needed is {FORMAT!r}")
+    if found not in FORMATS:
+        raise MarkInvalid(
+            f"{path} is not a watermark file: its format is {found!r}, needed is {' or '.join(map(repr, FORMATS))}"
+        )
     if described.get("prf") != prf.RECIPE:
         raise MarkInvalid(f"{path} uses the keyed function {described.get('prf')!r}, this version has {prf.RECIPE!r}")
     if mode & 0o077:
@@ -290,6 +348,29 @@ def _read(path: Path) -> dict[str, Any]:
         )
     assert isinstance(described, dict)
     return described
+
+
+def _secrets(key: Key) -> dict[str, str]:
+    secret, salt = key._export()
+    return {"key": secret.hex(), "salt": salt.hex()}
+
+
+def _opened(described: dict[str, Any], path: str | Path) -> Key:
+    """A key from its fields, checked against its commitment."""
+    key = Key(bytes.fromhex(described["key"]), kid=described["kid"], salt=bytes.fromhex(described["salt"]))
+    if key.commitment != described["commitment"]:
+        raise MarkInvalid(
+            f"{path}: the key does not open the commitment it is stored with; the file was changed",
+            hint="restore the file from a backup",
+        )
+    return key
+
+
+def _accounts(described: dict[str, Any], path: str | Path) -> tuple[Accounts | None, Key | None]:
+    if described["format"] == FORMATS[0]:
+        return None, None
+    found = described["accounts"]
+    return Accounts(found["share"]), None if found["shared"] is None else _opened(found["shared"], path)
 
 
 def _binding(described: dict[str, Any] | None) -> Binding | None:

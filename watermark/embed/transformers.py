@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Receipt:
     """What happened to one response. tokens: its length; tokens_marked: those drawn under the mark with a window
-    inside the response, which is what can be detected. reason: why nothing was marked, or None."""
+    inside the response, which is what can be detected. reason: why nothing was marked, or None. kid: of the account's
+    key in the mark of an account; shared_kid: then that of the mark it was drawn from."""
 
     scheme: str
     kid: str
@@ -37,6 +38,7 @@ class Receipt:
     reason: str | None
     tokens: int
     tokens_marked: int
+    shared_kid: str | None = None
 
 
 class WatermarkProcessor(LogitsProcessor):
@@ -148,6 +150,7 @@ class Embedder:
             reason=reason,
             tokens=len(response),
             tokens_marked=marked,
+            shared_kid=self.mark.shared.kid if self.mark.shared else None,
         )
 
     def _marked(self, response: list[int]) -> int:
@@ -156,8 +159,8 @@ class Embedder:
             return 0
         ids = torch.tensor(response)
         windows = ids.unfold(0, window, 1)[:-1].numpy()
-        held = self.mark.holds_special(windows) | self.mark.holds_special(ids[window:, None].numpy())
-        return int((~held).sum())
+        special = self.mark.holds_special(ids[window:, None].numpy())
+        return int((self.mark.marks(windows) & ~special).sum())
 
     def _record(self, prompts: torch.Tensor | None, served: Any, owner: Any, tokenizer: Any, ends: set[int]) -> None:
         sequences = served if isinstance(served, torch.Tensor) else served.sequences
