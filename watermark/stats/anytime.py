@@ -40,7 +40,8 @@ class EProcess:
     2. F_t >= keep · max_{s<=t} F_s. True at t = 0. If it holds at t - 1, then F_{t-1} - f_t >= 0, and R_t >= 0
        gives F_t >= f_t = keep · max_{s<t} F_s; and if F_t is itself the maximum, F_t >= keep · F_t.
     So F is a nonnegative martingale from 1: P(sup_t F_t >= 1/α) <= α (Ville 1939), at any stopping rule; and
-    chunks without signal, however many, never cost more than a factor 1/keep.
+    chunks without signal, however many, never cost more than a factor 1/keep. (After very many, little is left
+    above the floor, and a signal that comes back is noticed late: stop when enough is won.)
 
     The caller's duty: each chunk holds cells (window, token) that no earlier chunk held, and nobody chose its
     cells or weights by their own bits.

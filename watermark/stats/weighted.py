@@ -111,8 +111,9 @@ class WeightedSum:
         """ψ(λ) = log E exp(λ (S - mean)) of each bet λ, shape as `bets`."""
         lambdas = np.asarray(bets, dtype=np.float64)
         values, counts = self._grouped
-        flat = [float(_centred_log_mgf(values, counts, self.gamma, bet)) for bet in lambdas.ravel()]
-        return np.array(flat, dtype=np.float64).reshape(lambdas.shape)
+        exponents = lambdas[..., None] * values
+        found: Floats = (_log_factor(exponents, self.gamma) - self.gamma * exponents) @ counts
+        return found
 
     def tail(self, total: int, *, alternative: Alternative = "greater") -> Tail:
         """The p-value of `total`, exact where the lattice allows, and the name of what it is.
@@ -156,13 +157,13 @@ class WeightedSum:
         E = Σ_c w exp(λ_c (S - mean) - ψ(λ_c)), λ_c = c/sd for c = 1, √2, 2, ..., 128 with equal w: each term has
         mean 1, so has E. "less" bets on -λ_c, "two-sided" on both signs. Raises ValueError on NaN or infinity.
         """
-        _check_alternative(alternative)
+        grid = signed(_GRID, alternative)
         found = np.asarray(totals, dtype=np.float64)
         if not np.isfinite(found).all():
             raise ValueError("totals must be finite numbers; found NaN or infinity")
         if not self.sd:
             return np.zeros(found.shape)
-        bets = signed(_GRID, alternative) / self.sd
+        bets = grid / self.sd
         gains = (found[..., None] - self.mean) * bets - self.log_mgf(bets)
         wealth: Floats = (np.logaddexp.reduce(gains, axis=-1) - math.log(len(bets))) / _LOG10
         return wealth
@@ -226,6 +227,7 @@ class WeightedSum:
 
 def signed(grid: Floats, alternative: Alternative) -> Floats:
     """Bets on the sides that `alternative` names."""
+    _check_alternative(alternative)
     if alternative == "two-sided":
         return np.concatenate([-grid[::-1], grid])
     return grid if alternative == "greater" else -grid
