@@ -271,7 +271,7 @@ def test_number_made_infinite_is_refused_in_words(tmp_path, found):
         Evidence.load(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"format": "wmark-evidence/1"}', b'{"format": "x"}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"format": "wmark-evidence/2"}', b'{"format": "x"}'])
 def test_file_that_is_no_evidence_is_refused(tmp_path, content):
     path = tmp_path / "e.json"
     path.write_bytes(content)

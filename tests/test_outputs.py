@@ -339,7 +339,8 @@ def test_chat_prompt_is_joined_turn_by_turn(tmp_path):
     path = tmp_path / "o.jsonl"
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
     path.write_bytes(_lines([{"prompt": chat, "text": "Me"}]))
-    assert list(Outputs(path)) == [Output("0", text="Me", prompt="Be brief.\nWho?")]
+    asked = Output("0", text="Me", prompt="Be brief.\nWho?", messages=tuple(chat))
+    assert list(Outputs(path)) == [asked]
 
 
 def test_ids_win_over_text_and_missing_names_are_counted(tmp_path):

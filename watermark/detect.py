@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from watermark import prf
+from watermark.access import Found, Request, read
+from watermark.assess import anytime, control, directed_rank, stacked, weighted
 from watermark.evidence import Decoys, Document, Evidence, ShownDocument, ShownToken, Step, Verdict
 from watermark.files import sha256_of
 from watermark.keys import decoy_keys
 from watermark.ledger import read_ledger
-from watermark.observe import Observations, observe, served_windows
+from watermark.observe import Observations, counted_records, counted_windows, observe, save_cells, served_windows
+from watermark.observe.text import VOTES
 from watermark.outputs import Output, Outputs
 from watermark.stats.laws import (
     Alternative,
@@ -26,13 +31,15 @@ from watermark.stats.laws import (
     binomial_log10_chernoff,
     detectable_rate,
 )
-from watermark.stats.rank import rank_pvalue
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from watermark.embed.answers import Model
     from watermark.mark import Watermark
     from watermark.tokenizer import Tokenizer
+
+    Counts = tuple[NDArray[np.uint64], NDArray[np.int64]]
 
 POWER = 0.9
 INCONCLUSIVE_LIFT = 0.05
@@ -42,6 +49,7 @@ NULL = (
 )
 _STEPS = 60
 _DOCUMENTS = 48
+_KEYS = 50
 
 
 def detect(
@@ -50,64 +58,103 @@ def detect(
     *,
     tokenizer: Tokenizer | None = None,
     ledger: str | Path | None = None,
+    suspect: str | Path | Model | None = None,
+    reference: str | Path | Model | None = None,
+    controls: Mapping[str, str | Path | Model] | None = None,
+    logprobs: bool = False,
+    samples: bool = False,
+    clean: str | Path | Iterable[Output] | None = None,
+    cells: str | Path | None = None,
     decoys: int = 999,
     alpha: float = 0.001,
     alternative: Alternative = "greater",
     progress: Callable[[str, int], None] | None = None,
 ) -> Evidence:
-    """Whether the outputs depend on the mark's key.
+    """Whether a suspect depends on the mark's key, from its answers or from the model itself.
 
-    outputs: a file or folder (`Outputs` names the formats) or any iterable of Output. tokenizer: needed for text.
-    ledger: only windows served in it are scored. decoys: keys drawn for the rank, at least 99. alpha: the level
-    chosen before looking. alternative: "two-sided" also finds a suspect who was pushed towards red.
-    progress: called with a word and a count. Raises WatermarkError children for unusable input.
+    outputs: a file or folder (`Outputs` names the formats) or any iterable of Output. tokenizer: the mark's, needed
+    for text. ledger: only windows served in it are scored. What is read: the text alone; with `suspect`, an open
+    model's log-probabilities over these texts; with `logprobs`, those that came with the answers; with `samples`,
+    many answers to each prompt. reference: a model to subtract, best the one that the suspect grew from, read over
+    the same texts. controls: name -> model, put through the same code (with `suspect`). clean: text whose windows
+    say which are frequent, for the normed weights; by default the ledger's. cells: writes what was read here, so
+    that `verify` can recompute it. decoys: keys drawn for the rank, at least 99. alpha: the level chosen before
+    looking. alternative: "two-sided" also finds a suspect who was pushed towards red. progress: called with a word
+    and a count. Raises WatermarkError children for unusable input.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, found {alpha}")
-    if alternative not in get_args(Alternative):
-        raise ValueError(f"alternative must be one of {', '.join(get_args(Alternative))}, found {alternative!r}")
-    if decoys < 99:
-        raise ValueError(f"at least 99 decoys are needed, found {decoys}")
+    _check_options(alpha, alternative, decoys)
     source = Outputs(Path(outputs)) if isinstance(outputs, (str, Path)) else outputs
     say = progress or (lambda word, count: None)
+    access = _access(suspect is not None, logprobs, samples, reference is not None, bool(controls))
     served = None if ledger is None else served_windows(read_ledger(ledger), mark)
-    seen = observe(source, mark, tokenizer=tokenizer, served=served, progress=lambda n: say("answers read", n))
-    scores = mark.score(seen.windows, seen.choices)
-    totals = _decoy_totals(seen, mark, decoys, say)
-    return _evidence(source, ledger, seen, scores, totals, mark, tokenizer, alpha, alternative)
+    request = Request(source, mark, tokenizer, served, _often(ledger, clean, mark, tokenizer))
+    if access == "text":
+        found = Found(observe(source, mark, tokenizer=tokenizer, served=served, progress=partial(say, "answers read")))
+    else:
+        found = read(request, access, suspect=suspect, reference=reference, controls=controls or {}, say=say)
+    if cells is not None:
+        save_cells(found.seen, cells)
+    return judge(
+        found,
+        mark,
+        access=access,
+        reference=_named(reference),
+        tokenizer=tokenizer,
+        alpha=alpha,
+        alternative=alternative,
+        decoys=decoys,
+        inputs=_inputs(source, ledger, cells),
+        options=_options(source, alternative, alpha, decoys, ledger),
+        bad_records=getattr(source, "skipped", 0),
+        say=say,
+    )
 
 
-def _decoy_totals(seen: Observations, mark: Watermark, count: int, say: Callable[[str, int], None]) -> list[int]:
-    totals = []
-    for index, key in enumerate(decoy_keys(bytes.fromhex(seen.digest), count), 1):
-        totals.append(int(mark.rekeyed(key).score(seen.windows, seen.choices).sum()))
-        if index % 50 == 0 or index == count:
-            say("decoys scored", index)
-    return totals
-
-
-def _evidence(
-    source: Iterable[Output],
-    ledger: str | Path | None,
-    seen: Observations,
-    scores: NDArray[Any],
-    totals: list[int],
+def judge(
+    found: Found,
     mark: Watermark,
+    *,
+    access: str,
+    reference: str | None,
     tokenizer: Tokenizer | None,
     alpha: float,
     alternative: Alternative,
+    decoys: int,
+    inputs: dict[str, dict[str, Any]],
+    options: dict[str, Any],
+    bad_records: int = 0,
+    say: Callable[[str, int], None] = lambda word, count: None,
 ) -> Evidence:
-    law = mark.scheme.null
-    n, green = len(seen), int(scores.sum())
-    log10_p = law.log10_pvalue(green, n, alternative=alternative)
+    """Evidence from observations that were made already: score, test, rank."""
+    seen, gamma = found.seen, mark.scheme.null.mean
+    totals, null = _totals(seen, mark, decoys, say)
+    bits = mark.score(seen.windows, seen.choices)
+    deep = None
+    if access != "text":
+        deep = weighted(
+            seen,
+            totals[1:],
+            null[:, 1:],
+            gamma=gamma,
+            access=access,
+            reference=reference,
+            alternative=alternative,
+        )
+    law, voted = mark.scheme.null, seen.weights[VOTES] != 0
+    n, green = int(voted.sum()), int(totals[0])
+    counted = law.log10_pvalue(green, n, alternative=alternative) + 0.0
+    log10_p = counted if deep is None else deep.log10_p
     reach = detectable_rate(n, law.mean, alpha=alpha, power=POWER)
+    running = None
+    if found.stages is not None:
+        running = anytime(found.stages, mark, alpha=alpha, gamma=gamma, alternative=alternative)
     return Evidence(
         verdict=verdict_of(log10_p, alpha, reach, law.mean),
         alpha=alpha,
-        method=_method(alternative, ledger is not None),
+        method=_method(access, reference, alternative, options["ledger"]),
         null=NULL,
         alternative=alternative,
-        log10_p=log10_p + 0.0,
+        log10_p=log10_p,
         cells=n,
         green=green,
         gamma=law.mean,
@@ -117,32 +164,88 @@ def _evidence(
         log10_chernoff=binomial_log10_chernoff(green, n, law.mean),
         detectable_rate=reach,
         power=POWER,
-        decoys=Decoys(seen.digest, decoy_rank(green, totals, n * law.mean, alternative), totals),
+        access=access,
+        weighted=deep,
+        anytime=running,
+        controls=[control(name, o, mark, gamma=gamma, alternative=alternative) for name, o in found.controls.items()],
+        dose=None,
+        plan=None,
+        decoys=Decoys(
+            seen.digest, directed_rank(green, null[:, 0], n * law.mean, alternative), [int(t) for t in null[:, 0]]
+        ),
         documents_read=len(seen.names),
         tokens_read=int(seen.tokens.sum()),
         prompts_known=seen.prompts_known,
-        bad_records=getattr(source, "skipped", 0),
+        bad_records=bad_records,
         skipped=seen.skipped,
-        curve=_curve(seen, scores, law, alternative),
-        documents=_documents(seen, scores),
-        shown=_shown(seen, scores, tokenizer),
+        curve=_curve(seen, bits, voted, law, alternative),
+        documents=_documents(seen, bits, voted),
+        shown=_shown(seen, bits, tokenizer),
         observations=seen.digest,
         mark=mark.profile(),
-        inputs=_inputs(source, ledger),
-        options=_options(source, alternative, alpha, len(totals), ledger),
-        notes=_notes(seen, ledger is not None, tokenizer is not None),
+        inputs=inputs,
+        options=options,
+        notes=_notes(seen, access, options["ledger"], tokenizer is not None),
         software=_software(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def decoy_rank(green: int, totals: list[int], expected: float, alternative: str) -> float:
-    """The decoy rank in the test's direction; two-sided ranks the distance from the expected total."""
-    if alternative == "less":
-        return rank_pvalue(-green, -np.asarray(totals))
-    if alternative == "two-sided":
-        return rank_pvalue(abs(green - expected), np.abs(np.asarray(totals) - expected))
-    return rank_pvalue(green, totals)
+def _check_options(alpha: float, alternative: str, decoys: int) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, found {alpha}")
+    if alternative not in get_args(Alternative):
+        raise ValueError(f"alternative must be one of {', '.join(get_args(Alternative))}, found {alternative!r}")
+    if decoys < 99:
+        raise ValueError(f"at least 99 decoys are needed, found {decoys}")
+
+
+def _access(suspect: bool, logprobs: bool, samples: bool, reference: bool, controls: bool) -> str:
+    """The name of what is read. Raises ValueError for a mixture that makes no sense."""
+    if suspect + logprobs + samples > 1:
+        raise ValueError("choose one of suspect, logprobs and samples: they are different ways to read a suspect")
+    if controls and not suspect:
+        raise ValueError("controls are models read beside an open suspect; pass suspect too")
+    if suspect:
+        return "logits"
+    if logprobs:
+        return "log-probabilities"
+    if samples:
+        return "samples"
+    return "text and reference" if reference else "text"
+
+
+def _totals(
+    seen: Observations, mark: Watermark, count: int, say: Callable[[str, int], None]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Totals of votes and weighted statistics under the key (1 + S,) and under decoys (m, 1 + S)."""
+    weights, keys = stacked(seen), decoy_keys(bytes.fromhex(seen.digest), count)
+    own = mark.totals(seen.windows, seen.choices, weights, [mark.key])[0]
+    parts: list[NDArray[np.int64]] = []
+    while some := list(islice(keys, _KEYS)):
+        parts.append(mark.totals(seen.windows, seen.choices, weights, some))
+        say("decoys scored", sum(map(len, parts)))
+    return own, np.concatenate(parts)
+
+
+def _often(
+    ledger: str | Path | None,
+    clean: str | Path | Iterable[Output] | None,
+    mark: Watermark,
+    tokenizer: Tokenizer | None,
+) -> Counts | None:
+    """How often each window occurs in clean text, or else in the ledger; None without either."""
+    if clean is not None:
+        texts = Outputs(Path(clean)) if isinstance(clean, (str, Path)) else clean
+        return counted_windows(texts, mark, tokenizer)
+    return None if ledger is None else counted_records(read_ledger(ledger), mark)
+
+
+def _named(model: str | Path | Model | None) -> str | None:
+    """A model's own name, without the path that says where an analyst keeps it."""
+    if model is None:
+        return None
+    return Path(getattr(model, "source", str(model))).name
 
 
 def verdict_of(log10_p: float, alpha: float, reach: float | None, gamma: float) -> Verdict:
@@ -154,18 +257,27 @@ def verdict_of(log10_p: float, alpha: float, reach: float | None, gamma: float) 
     return "no evidence found"
 
 
-def _method(alternative: Alternative, filtered: bool) -> str:
-    tail = {"greater": "upper", "less": "lower", "two-sided": "twice the smaller"}[alternative]
+def _method(access: str, reference: str | None, alternative: Alternative, filtered: bool) -> str:
     windows = ", over the windows served in the ledger" if filtered else ""
+    if access == "text":
+        tail = {"greater": "upper", "less": "lower", "two-sided": "twice the smaller"}[alternative]
+        return (
+            f"exact binomial test, {tail} tail, one vote for each distinct cell{windows}; "
+            "rank among decoy keys beside it"
+        )
+    against = f" against the reference {reference}" if reference else ""
     return (
-        f"exact binomial test, {tail} tail, one vote for each distinct cell{windows}; rank among decoy keys beside it"
+        f"mean of e-values over weighted sums of green cells, read from {access}{against}{windows}, alternative "
+        f"{alternative}; p = 1/E by Markov's inequality; exact tails, Chernoff bounds and rank among decoy keys "
+        "beside it"
     )
 
 
-def _curve(seen: Observations, scores: NDArray[Any], law: Law, alternative: Alternative) -> list[Step]:
-    """The evidence along the reading order, at about sixty points."""
-    cells = np.bincount(seen.documents, minlength=len(seen.names)).cumsum()
-    green = np.bincount(seen.documents, weights=scores, minlength=len(seen.names)).cumsum()
+def _curve(
+    seen: Observations, bits: NDArray[Any], voted: NDArray[np.bool_], law: Law, alternative: Alternative
+) -> list[Step]:
+    """The votes along the reading order, at about sixty points."""
+    cells, green = (counts.cumsum() for counts in _by_document(seen, bits, voted))
     tokens = seen.tokens.cumsum()
     stops = np.unique(np.linspace(1, len(seen.names), min(_STEPS, len(seen.names))).astype(int)) - 1
     return [
@@ -180,11 +292,19 @@ def _curve(seen: Observations, scores: NDArray[Any], law: Law, alternative: Alte
     ]
 
 
-def _documents(seen: Observations, scores: NDArray[Any]) -> list[Document]:
+def _by_document(
+    seen: Observations, bits: NDArray[Any], voted: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(votes, green votes) of every answer, those cells alone that were first counted there."""
+    documents, count = seen.documents[voted], len(seen.names)
+    green = np.bincount(documents, weights=bits[voted], minlength=count).astype(np.int64)
+    return np.bincount(documents, minlength=count).astype(np.int64), green
+
+
+def _documents(seen: Observations, bits: NDArray[Any], voted: NDArray[np.bool_]) -> list[Document]:
     """Up to 48 answers, evenly spaced in reading order, whatever they show."""
     count = len(seen.names)
-    cells = np.bincount(seen.documents, minlength=count)
-    green = np.bincount(seen.documents, weights=scores, minlength=count).astype(int)
+    cells, green = _by_document(seen, bits, voted)
     chosen = np.unique(np.linspace(0, count - 1, min(_DOCUMENTS, count)).astype(int))
     return [Document(seen.names[i], int(seen.tokens[i]), int(cells[i]), int(green[i])) for i in chosen]
 
@@ -199,9 +319,9 @@ def _shown(seen: Observations, scores: NDArray[Any], tokenizer: Tokenizer | None
     return shown
 
 
-def _inputs(source: Iterable[Output], ledger: str | Path | None) -> dict[str, dict[str, Any]]:
+def _inputs(source: Iterable[Output], ledger: str | Path | None, cells: str | Path | None) -> dict[str, dict[str, Any]]:
     """Name, size and SHA-256 of each file; names alone, for a path says where an analyst keeps things."""
-    paths = {"outputs": getattr(source, "path", None), "ledger": ledger}
+    paths = {"outputs": getattr(source, "path", None), "ledger": ledger, "cells": cells}
     return {role: _file(Path(path)) for role, path in paths.items() if path is not None}
 
 
@@ -224,7 +344,7 @@ def _options(
     }
 
 
-def _notes(seen: Observations, filtered: bool, readable: bool) -> list[str]:
+def _notes(seen: Observations, access: str, filtered: bool, readable: bool) -> list[str]:
     notes = [
         "The p-value holds if the key was fixed before the outputs existed and had no part in choosing the prompts; "
         "the commitment's date is what shows it."
@@ -239,7 +359,12 @@ def _notes(seen: Observations, filtered: bool, readable: bool) -> list[str]:
         notes.append("No tokenizer was given: windows were compared with the prompts by token ids, not as text too.")
     if filtered:
         notes.append("Windows were chosen by the ledger: by windows alone, never by window and token.")
-    if seen.tokens.sum() > 4 * len(seen):
+    if access == "logits":
+        notes.append(
+            "The texts were put before the model. A window that stood earlier in the same text, or in its prompt, was "
+            "left out, so that copying from the text raises no alarm; exactness is proved for texts without our mark."
+        )
+    if access == "text" and seen.tokens.sum() > 4 * len(seen):
         notes.append("Under a quarter of the tokens became distinct cells: the outputs repeat themselves a great deal.")
     return notes
 

@@ -1,6 +1,6 @@
 """Evidence: a p-value with its method, its null, and everything a stranger needs to recompute and doubt it.
 
-JSON, format `wmark-evidence/1`; schema in report/evidence.schema.json. `log10_p` is stored, never a rounded zero.
+JSON, format `wmark-evidence/2`; schema in report/evidence.schema.json. `log10_p` is stored, never a rounded zero.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from watermark.errors import ReportInvalid
 from watermark.files import canonical_json, write_whole
 
-FORMAT = "wmark-evidence/1"
+FORMAT = "wmark-evidence/2"
 Verdict = Literal["evidence found", "no evidence found", "inconclusive"]
 
 
@@ -67,9 +67,79 @@ class ShownDocument:
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """One weighted statistic: the green weight `total`, its law under the null, and what each answer says of it.
+
+    cells: those with weight; effective_cells: as many equal weights would vary as steadily. tail: what log10_p is,
+    "exact lattice" or "Chernoff bound".
+    """
+
+    name: str
+    cells: int
+    effective_cells: float
+    total: int
+    mean: float
+    sd: float
+    z: float
+    log10_p: float
+    tail: str
+    log10_chernoff: float
+    log10_e: float
+    rank_pvalue: float
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """All weighted statistics together: log10_e of their mean e-value, log10_p = -log10_e, its rank among decoys.
+
+    access: what was read. reference: the model that was subtracted, if any. decoy_totals: by statistic.
+    """
+
+    access: str
+    reference: str | None
+    log10_e: float
+    log10_p: float
+    rank_pvalue: float
+    statistics: list[Statistic]
+    decoy_totals: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The e-process after `documents` answers; cells: new ones bet on in this stage."""
+
+    documents: int
+    tokens: int
+    cells: int
+    log10_e: float
+
+
+@dataclass(frozen=True)
+class Anytime:
+    """The e-process: valid whenever one stops. reached_at: tokens read when it first passed 1/alpha, else None."""
+
+    log10_e: float
+    reached_at: int | None
+    steps: list[Growth]
+
+
+@dataclass(frozen=True)
+class Control:
+    """Another model through the same code: its e-value, and z by statistic."""
+
+    name: str
+    log10_e: float
+    log10_p: float
+    z: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What `detect` found. Counts are whole numbers; rates lie in [0, 1]; `log10_p` is base 10.
 
+    cells, green and what follows from them count one vote a cell; where weights were read (`weighted`), the verdict
+    and log10_p are those of the mean e-value. access: what was read of the suspect. plan: digest of the
+    pre-registered plan and whether the run kept to it ("confirmatory" or "exploratory"), if there is one.
     green_rate_interval: 95 %, Clopper and Pearson. detectable_rate: the green rate that this test would have
     found with probability `power`, None if none. inputs: name, bytes and SHA-256 of each file read.
     """
@@ -89,6 +159,12 @@ class Evidence:
     log10_chernoff: float
     detectable_rate: float | None
     power: float
+    access: str
+    weighted: Weighted | None
+    anytime: Anytime | None
+    controls: list[Control]
+    dose: dict[str, Any] | None
+    plan: dict[str, Any] | None
     decoys: Decoys
     documents_read: int
     tokens_read: int
@@ -164,11 +240,15 @@ class Evidence:
 
 def _built(cls: type[Evidence], body: dict[str, Any]) -> Evidence:
     low, high = body["green_rate_interval"]
+    deep, running = body["weighted"], body["anytime"]
     shown = [ShownDocument(s["id"], [ShownToken(**token) for token in s["tokens"]]) for s in body["shown"]]
     return cls(
         **body
         | {
             "green_rate_interval": (low, high),
+            "weighted": deep and Weighted(**deep | {"statistics": [Statistic(**s) for s in deep["statistics"]]}),
+            "anytime": running and Anytime(**running | {"steps": [Growth(**g) for g in running["steps"]]}),
+            "controls": [Control(**control) for control in body["controls"]],
             "decoys": Decoys(**body["decoys"]),
             "curve": [Step(**step) for step in body["curve"]],
             "documents": [Document(**document) for document in body["documents"]],

@@ -25,13 +25,27 @@ _ZSTD, _GZIP, _PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
 
 @dataclass(frozen=True)
 class Output:
-    """One answer of the suspect. Either `text` or `token_ids` is given; `prompt` as it was asked, if known."""
+    """One answer of the suspect. Either `text` or `token_ids` is given; `prompt` as it was asked, if known.
+
+    messages: the prompt's turns where it was a chat. logprobs: one entry for each token, if they were offered.
+    """
 
     id: str
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
     prompt: str | None = None
     prompt_token_ids: tuple[int, ...] | None = None
+    messages: tuple[dict[str, str], ...] | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """One token of an answer: its bytes, and the likeliest tokens there, each with its natural log-probability."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
 
 
 @dataclass
@@ -115,6 +129,8 @@ class Outputs:
             prompt_token_ids=_ids(record["prompt_token_ids"], where, "prompt_token_ids")
             if record.get("prompt_token_ids") is not None
             else None,
+            messages=_messages(record.get("prompt")),
+            logprobs=_logprobs(record.get("logprobs"), where),
         )
 
     def _renamed(self, found: dict[str, Any], where: str) -> dict[str, Any]:
@@ -283,3 +299,42 @@ def _prompt(value: Any, where: str) -> str | None:
         _check_characters(value, where, "prompt")
         return value
     raise OutputsInvalid(f"{where}: 'prompt' should be a string or a list of messages with 'content'")
+
+
+def _messages(value: Any) -> tuple[dict[str, str], ...] | None:
+    """The turns of a prompt that is a chat (its form was checked by `_prompt`)."""
+    if not isinstance(value, list):
+        return None
+    return tuple({"role": str(m.get("role", "user")), "content": m["content"]} for m in value)
+
+
+def _logprobs(value: Any, where: str) -> tuple[TokenLogprobs, ...] | None:
+    """Log-probabilities in the form of chat completions: [{token, logprob, bytes?, top_logprobs: […]}, …]."""
+    if isinstance(value, dict):  # a whole `choices[i].logprobs`
+        value = value.get("content")
+    if value is None:
+        return None
+    try:
+        return tuple(
+            TokenLogprobs(
+                _bytes(entry), _logprob(entry), tuple((_bytes(t), _logprob(t)) for t in entry.get("top_logprobs") or ())
+            )
+            for entry in value
+        )
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise OutputsInvalid(
+            f"{where}: 'logprobs' should be a list of {{token, logprob, top_logprobs}}, logprobs at most 0",
+            hint="write them with `wmark probe --logprobs`, or as chat completions give them",
+        ) from None
+
+
+def _bytes(entry: dict[str, Any]) -> bytes:
+    """A token's bytes, which its text cannot show where a character is split."""
+    return bytes(entry["bytes"]) if entry.get("bytes") is not None else str(entry["token"]).encode()
+
+
+def _logprob(entry: dict[str, Any]) -> float:
+    value = float(entry["logprob"])
+    if not value <= 1e-4:  # also NaN
+        raise ValueError(value)
+    return min(value, 0.0)

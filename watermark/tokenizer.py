@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,19 @@ class Tokenizer:
             return decoded
         return [self._backend.decode(list(row), skip_special_tokens=False) for row in rows]
 
+    def spellings(self) -> list[bytes | None]:
+        """The bytes that each id stands for, by id; None for special tokens and ids that are not used.
+
+        With them, tokens of two vocabularies are the same where their bytes are.
+        """
+        whole = self._backend if hasattr(self._backend, "encode_batch") else self._backend.backend_tokenizer
+        special, read = set(self.special_ids), _spelling(json.loads(whole.to_str()).get("decoder"))
+        found: list[bytes | None] = [None] * self.size
+        for token, index in whole.get_vocab(with_added_tokens=True).items():
+            if index not in special and index < self.size:
+                found[index] = read(token)
+        return found
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself, for display."""
         return self.texts([[i] for i in ids])
@@ -111,6 +124,28 @@ class Tokenizer:
         digest = hashlib.sha256(canonical_json(pairs)).hexdigest()
         size = max(vocabulary.values()) + 1
         return cls(digest, size, tuple(sorted(special)), source, backend)
+
+
+def _spelling(decoder: Any) -> Callable[[str], bytes]:
+    """How a vocabulary writes bytes: GPT-2's alphabet of printable stand-ins, or SentencePiece's "▁" and "<0x0A>"."""
+    if "ByteLevel" in json.dumps(decoder):
+        return lambda token: b"".join(_STAND_INS.get(c) or c.encode() for c in token)
+
+    def read(token: str) -> bytes:
+        fallback = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+        return bytes([int(fallback[1], 16)]) if fallback else token.replace("\u2581", " ").encode()
+
+    return read
+
+
+def _stand_ins() -> dict[str, bytes]:
+    """GPT-2's byte alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 onwards, in order."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(b): bytes([b]) for b in shown} | {chr(0x100 + n): bytes([b]) for n, b in enumerate(hidden)}
+
+
+_STAND_INS = _stand_ins()
 
 
 def demo_model() -> Path:

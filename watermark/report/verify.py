@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from watermark.detect import NULL, POWER, decoy_rank, detect, verdict_of
+import numpy as np
+
+from watermark.assess import directed_rank
+from watermark.detect import NULL, POWER, detect, verdict_of
 from watermark.errors import MarkInvalid, ReportInvalid
 from watermark.evidence import Evidence
 from watermark.files import sha256_of
@@ -79,7 +82,7 @@ def _arithmetic(found: Evidence) -> Check:
         raise ReportInvalid(f"the alternative {found.alternative!r} is none that is known")
     if not 0 <= green <= n:
         raise ReportInvalid(f"{green} green cells of {n} cannot be")
-    rank = decoy_rank(green, found.decoys.totals, n * law.mean, found.alternative)
+    rank = directed_rank(green, np.asarray(found.decoys.totals), n * law.mean, found.alternative)
     if not _close(found.decoys.rank_pvalue, rank):
         raise ReportInvalid(f"the decoy rank is stated as {found.decoys.rank_pvalue}, recomputed it is {rank}")
     expected: dict[str, Any] = {

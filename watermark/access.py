@@ -1,0 +1,107 @@
+"""How a suspect is read, by what there is to read: one path from each level of access to the same observations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from watermark.errors import OutputsInvalid
+from watermark.observe import Observations, observe_readings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from watermark.embed.answers import Model
+    from watermark.mark import Watermark
+    from watermark.observe import Reading
+    from watermark.outputs import Output
+    from watermark.tokenizer import Tokenizer
+
+    Say = Callable[[str, int], None]
+    Counts = tuple[NDArray[np.uint64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to read and by which mark. served, often: windows of a ledger, and how often windows occur."""
+
+    source: Iterable[Output]
+    mark: Watermark
+    tokenizer: Tokenizer | None
+    served: NDArray[np.uint64] | None = None
+    often: Counts | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Observations of the suspect, the same in stages for the e-process, and of each control by its name."""
+
+    seen: Observations
+    stages: Iterator[Observations] | None = None
+    controls: Mapping[str, Observations] = field(default_factory=dict)
+
+
+def read(
+    request: Request,
+    access: str,
+    *,
+    suspect: str | Path | Model | None,
+    reference: str | Path | Model | None,
+    controls: Mapping[str, str | Path | Model],
+    say: Say,
+) -> Found:
+    """Reads log-probabilities or samples. access: one of detect's names, other than "text".
+
+    Raises OutputsInvalid without a tokenizer, SuspectUnusable where a model or an answer gives nothing to read.
+    """
+    from watermark.probe.reading import read_logprobs, read_models, read_texts
+
+    tokenizer = request.tokenizer
+    if tokenizer is None:
+        raise OutputsInvalid(
+            f"reading {access} needs the mark's tokenizer", hint="pass the teacher's model folder as the tokenizer"
+        )
+    request.mark.check_tokenizer(tokenizer)
+    beside = None if reference is None else _loaded(reference)
+    if access == "logits":
+        assert suspect is not None
+        models = [_loaded(model) for model in (suspect, *controls.values())]
+        rows = list(_counted(read_models(request.source, models, request.mark, tokenizer, reference=beside), say))
+        seen, stages = _observed(request, (row[0] for row in rows), say)
+        beheld = {
+            name: _observed(request, (row[number] for row in rows), say)[0] for number, name in enumerate(controls, 1)
+        }
+        return Found(seen, stages, beheld)
+    if access == "log-probabilities":
+        readings = read_logprobs(request.source, request.mark, tokenizer, reference=beside)
+    else:
+        readings = read_texts(request.source, request.mark, tokenizer, reference=beside)
+    seen, stages = _observed(request, readings, say)
+    return Found(seen, stages)
+
+
+def _observed(request: Request, readings: Iterable[Reading], say: Say) -> tuple[Observations, Iterator[Observations]]:
+    return observe_readings(
+        readings,
+        request.mark,
+        tokenizer=request.tokenizer,
+        served=request.served,
+        often=request.often,
+        progress=partial(say, "answers read"),
+    )
+
+
+def _counted(rows: Iterable[tuple[Reading, ...]], say: Say) -> Iterator[tuple[Reading, ...]]:
+    for number, row in enumerate(rows, 1):
+        say("texts put before the models", number)
+        yield row
+
+
+def _loaded(model: str | Path | Model) -> Model:
+    from watermark.embed.answers import Model
+
+    return model if isinstance(model, Model) else Model.load(model)

@@ -1,0 +1,137 @@
+"""Weighted cells to evidence: each statistic's p-values, their mean of e-values, its rank, and the e-process.
+
+Three answers to one question, each valid by itself under the same null (docs/validity.md): the rank among decoy
+keys (exact, no finer than 1 in m + 1), a tail (exact lattice, or Chernoff's bound, as labelled), and e-values,
+whose mean over the statistics is an e-value again: 1/E is a p-value at any depth and needs no correction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from watermark.evidence import Anytime, Control, Growth, Statistic, Weighted
+from watermark.observe.text import VOTES
+from watermark.stats.anytime import EProcess
+from watermark.stats.combine import mean_evalue
+from watermark.stats.rank import rank_pvalue
+from watermark.stats.weighted import WeightedSum
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from watermark.mark import Watermark
+    from watermark.observe import Observations
+    from watermark.stats.laws import Alternative
+
+
+def statistics_in(seen: Observations) -> tuple[str, ...]:
+    """The weighted statistics of some observations, in their pre-registered order; votes stand apart."""
+    return tuple(name for name in seen.weights if name != VOTES)
+
+
+def stacked(seen: Observations) -> NDArray[np.int32]:
+    """(1 + S, n): votes first, then every weighted statistic."""
+    return np.stack([seen.weights[name] for name in (VOTES, *statistics_in(seen))])
+
+
+def weighted(
+    seen: Observations,
+    totals: NDArray[np.int64],
+    decoys: NDArray[np.int64],
+    *,
+    gamma: float,
+    access: str,
+    reference: str | None,
+    alternative: Alternative,
+) -> Weighted:
+    """The weighted statistics together. totals: (S,) under the key; decoys: (m, S) under keys that marked nothing."""
+    names = statistics_in(seen)
+    laws = [WeightedSum(seen.weights[name], gamma) for name in names]
+    columns = np.concatenate([totals[None], decoys]).T
+    evalues = np.stack([law.log10_evalue(column, alternative=alternative) for law, column in zip(laws, columns)])
+    together = mean_evalue(evalues, axis=0)
+    return Weighted(
+        access=access,
+        reference=reference,
+        log10_e=float(together[0]) + 0.0,
+        log10_p=min(0.0, -float(together[0])) + 0.0,
+        rank_pvalue=rank_pvalue(float(together[0]), together[1:]),
+        statistics=[
+            _statistic(name, law, int(total), column[1:], float(evalue[0]), alternative)
+            for name, law, total, column, evalue in zip(names, laws, totals, columns, evalues)
+        ],
+        decoy_totals={name: [int(t) for t in column[1:]] for name, column in zip(names, columns)},
+    )
+
+
+def _statistic(
+    name: str, law: WeightedSum, total: int, decoys: NDArray[np.int64], log10_e: float, alternative: Alternative
+) -> Statistic:
+    tail = law.tail(total, alternative=alternative)
+    return Statistic(
+        name=name,
+        cells=int((law.weights != 0).sum()),
+        effective_cells=law.effective_cells,
+        total=total,
+        mean=law.mean,
+        sd=law.sd,
+        z=law.z(total),
+        log10_p=tail.log10_p + 0.0,
+        tail=tail.method,
+        log10_chernoff=law.log10_chernoff(total, alternative=alternative) + 0.0,
+        log10_e=log10_e + 0.0,
+        rank_pvalue=directed_rank(total, decoys, law.mean, alternative),
+    )
+
+
+def directed_rank(total: float, decoys: NDArray[np.int64], mean: float, alternative: str) -> float:
+    """The decoy rank in the test's direction; two-sided ranks the distance from the expected total."""
+    if alternative == "less":
+        return rank_pvalue(-total, -np.asarray(decoys))
+    if alternative == "two-sided":
+        return rank_pvalue(abs(total - mean), np.abs(np.asarray(decoys) - mean))
+    return rank_pvalue(total, decoys)
+
+
+def anytime(
+    parts: Iterable[Observations], mark: Watermark, *, alpha: float, gamma: float, alternative: Alternative
+) -> Anytime:
+    """The e-process over stages of new cells: it may be looked at after each, and stopped when one likes."""
+    growth = list(_growth(parts, mark, gamma, alternative))
+    reached = next((step for step in growth if step.log10_e >= -np.log10(alpha)), None)
+    return Anytime(
+        log10_e=growth[-1].log10_e if growth else 0.0,
+        reached_at=None if reached is None else reached.tokens,
+        steps=growth,
+    )
+
+
+def _growth(parts: Iterable[Observations], mark: Watermark, gamma: float, alternative: Alternative) -> Iterator[Growth]:
+    process: EProcess | None = None
+    for part in parts:
+        names = statistics_in(part)
+        if process is None:
+            process = EProcess(gamma, statistics=len(names), alternative=alternative)
+        weights = [part.weights[name] for name in names]
+        totals = mark.totals(part.windows, part.choices, np.stack(weights), [mark.key])[0]
+        found = process.update(weights, [int(total) for total in totals])
+        yield Growth(documents=len(part.names), tokens=int(part.tokens.sum()), cells=len(part), log10_e=found + 0.0)
+
+
+def control(name: str, seen: Observations, mark: Watermark, *, gamma: float, alternative: Alternative) -> Control:
+    """A model that should show nothing (or, a student of marked answers, something), through the same code."""
+    names = statistics_in(seen)
+    totals = mark.totals(seen.windows, seen.choices, stacked(seen), [mark.key])[0]
+    laws = [WeightedSum(seen.weights[name], gamma) for name in names]
+    evalues = [law.log10_evalue(total, alternative=alternative) for law, total in zip(laws, totals[1:])]
+    together = float(mean_evalue(np.array(evalues), axis=0))
+    votes = WeightedSum(seen.weights[VOTES], gamma)
+    return Control(
+        name=name,
+        log10_e=together + 0.0,
+        log10_p=min(0.0, -together) + 0.0,
+        z={VOTES: votes.z(int(totals[0]))} | {n: law.z(int(t)) for n, law, t in zip(names, laws, totals[1:])},
+    )
