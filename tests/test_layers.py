@@ -15,8 +15,10 @@ ORDER = (
     ("mark", "prompts"),
     ("ledger", "outputs", "testing"),
     ("embed", "observe"),
-    ("evidence",),
-    ("detect",),
+    ("probe",),
+    ("access", "evidence"),
+    ("assess",),
+    ("attribute", "detect"),
     ("report",),
     ("demo",),
 )

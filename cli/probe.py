@@ -1,0 +1,70 @@
+"""wmark probe: ask a suspect, a model folder or an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console
+
+
+def probe(
+    suspect: Annotated[
+        str, typer.Argument(help="http(s)://…/v1 of an OpenAI-compatible endpoint, or a model folder, or 'demo'.")
+    ],
+    output: Annotated[Path, typer.Option(help="Answers go here, the query log beside them; an existing run goes on.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts: JSON Lines {id?, prompt}, or .txt; by default ours.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model to ask for; by default the one that is listed.")] = None,
+    api: Annotated[str, typer.Option(help="chat, or completions.")] = "chat",
+    logprobs: Annotated[int, typer.Option(min=0, max=20, help="So many top log-probabilities a token.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 4,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Requests a minute.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Further attempts at each request.")] = 5,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 120.0,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Budget of the run, earlier calls counted.")] = None,
+    max_tokens_total: Annotated[int | None, typer.Option(min=1, help="Budget in tokens, prompts counted.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 1.0,
+    top_p: Annotated[float, typer.Option(min=0.001, max=1.0)] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Send seeds made from this one.")] = None,
+    consistency: Annotated[int, typer.Option(min=0, help="Ask so many prompts twice at temperature 0, last.")] = 0,
+    any_model: Annotated[bool, typer.Option("--any-model", help="Accept answers under another model's name.")] = False,
+    api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
+    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Ask a suspect our prompts, keep its answers and a log of every request; a stopped run goes on.
+
+    Example: wmark probe http://localhost:8000/v1 --output suspect.jsonl --max-requests 500
+    """
+    if api not in ("chat", "completions"):
+        raise typer.BadParameter("--api is chat or completions")
+    from dataclasses import asdict
+
+    from watermark.probe import Draw, Limits, ask, default_prompts, open_suspect
+    from watermark.prompts import read_prompts
+
+    asked = read_prompts(prompts) if prompts else default_prompts(suspect)
+    done = ask(
+        open_suspect(suspect, model=model, api=api, key_env=api_key_env, any_model=any_model, timeout=timeout),
+        asked,
+        output,
+        draw=Draw(max_new_tokens, temperature, top_p, seed, logprobs),
+        samples=samples,
+        limits=Limits(concurrency, rate, retries, max_requests=max_requests, max_tokens=max_tokens_total),
+        consistency=consistency,
+        progress=console.progress(len(asked) * samples, quiet=quiet),
+    )
+    console.clear()
+    for line in done.words():
+        console.say(line)
+    console.say(f"answers in {output}, every request in {output.name}.log.jsonl")
+    if json:
+        console.emit(asdict(done))
+    if done.ended == "some unanswered":
+        raise typer.Exit(1)
