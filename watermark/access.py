@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from watermark.embed.answers import Model
     from watermark.mark import Watermark
-    from watermark.observe import Reading
+    from watermark.observe import Reading, Stage
     from watermark.outputs import Output
     from watermark.tokenizer import Tokenizer
 
@@ -41,7 +41,7 @@ class Found:
     """Observations of the suspect, the same in stages for the e-process, and of each control by its name."""
 
     seen: Observations
-    stages: Iterator[Observations] | None = None
+    stages: Iterator[Stage] | None = None
     controls: Mapping[str, Observations] = field(default_factory=dict)
 
 
@@ -84,7 +84,7 @@ def read(
     return Found(seen, stages)
 
 
-def _observed(request: Request, readings: Iterable[Reading], say: Say) -> tuple[Observations, Iterator[Observations]]:
+def _observed(request: Request, readings: Iterable[Reading], say: Say) -> tuple[Observations, Iterator[Stage]]:
     return observe_readings(
         readings,
         request.mark,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from watermark.mark import Watermark
-    from watermark.observe import Observations
+    from watermark.observe import Observations, Stage
     from watermark.stats.laws import Alternative
 
 
@@ -97,7 +97,7 @@ def directed_rank(total: float, decoys: NDArray[np.int64], mean: float, alternat
 
 
 def anytime(
-    parts: Iterable[Observations], mark: Watermark, *, alpha: float, gamma: float, alternative: Alternative
+    parts: Iterable[Stage], mark: Watermark, *, alpha: float, gamma: float, alternative: Alternative
 ) -> Anytime:
     """The e-process over stages of new cells: it may be looked at after each, and stopped when one likes."""
     growth = list(_growth(parts, mark, gamma, alternative))
@@ -109,16 +109,26 @@ def anytime(
     )
 
 
-def _growth(parts: Iterable[Observations], mark: Watermark, gamma: float, alternative: Alternative) -> Iterator[Growth]:
-    process: EProcess | None = None
+def _growth(parts: Iterable[Stage], mark: Watermark, gamma: float, alternative: Alternative) -> Iterator[Growth]:
+    bettor: Bettor | None = None
     for part in parts:
-        names = statistics_in(part)
-        if process is None:
-            process = EProcess(gamma, statistics=len(names), alternative=alternative)
-        weights = [part.weights[name] for name in names]
-        totals = mark.totals(part.windows, part.choices, np.stack(weights), [mark.key])[0]
-        found = process.update(weights, [int(total) for total in totals])
-        yield Growth(documents=len(part.names), tokens=int(part.tokens.sum()), cells=len(part), log10_e=found + 0.0)
+        bettor = bettor or Bettor(mark, gamma, tuple(part.weights), alternative)
+        found = bettor.bet(part)
+        yield Growth(documents=part.documents, tokens=part.tokens, cells=len(part), log10_e=found + 0.0)
+
+
+class Bettor:
+    """The e-process of one mark over stages. names: the statistics bet on."""
+
+    def __init__(self, mark: Watermark, gamma: float, names: tuple[str, ...], alternative: Alternative) -> None:
+        self._mark, self._names = mark, names
+        self.process = EProcess(gamma, statistics=len(names), alternative=alternative)
+
+    def bet(self, stage: Stage) -> float:
+        """log10 E after the stage."""
+        weights = [stage.weights[name] for name in self._names]
+        totals = self._mark.totals(stage.windows, stage.choices, np.stack(weights), [self._mark.key])[0]
+        return self.process.update(weights, [int(total) for total in totals])
 
 
 def control(name: str, seen: Observations, mark: Watermark, *, gamma: float, alternative: Alternative) -> Control:

@@ -21,7 +21,15 @@ from watermark.evidence import Decoys, Document, Evidence, ShownDocument, ShownT
 from watermark.files import sha256_of
 from watermark.keys import decoy_keys
 from watermark.ledger import read_ledger
-from watermark.observe import Observations, counted_records, counted_windows, observe, save_cells, served_windows
+from watermark.observe import (
+    Observations,
+    counted_records,
+    counted_windows,
+    observe,
+    save_cells,
+    served_windows,
+    text_stages,
+)
 from watermark.observe.text import VOTES
 from watermark.outputs import Output, Outputs
 from watermark.stats.laws import (
@@ -89,7 +97,8 @@ def detect(
     served = None if ledger is None else served_windows(read_ledger(ledger), mark)
     request = Request(source, mark, tokenizer, served, _often(ledger, clean, mark, tokenizer))
     if access == "text":
-        found = Found(observe(source, mark, tokenizer=tokenizer, served=served, progress=partial(say, "answers read")))
+        votes = observe(source, mark, tokenizer=tokenizer, served=served, progress=partial(say, "answers read"))
+        found = Found(votes, text_stages(votes))
     else:
         found = read(request, access, suspect=suspect, reference=reference, controls=controls or {}, say=say)
     if cells is not None:

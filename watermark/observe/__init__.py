@@ -4,8 +4,9 @@
 `weights` says how much each cell counts.
 """
 
-from watermark.observe.readings import Reading, observe_readings, stages
+from watermark.observe.readings import Reading, observe_readings
 from watermark.observe.rules import MINIMUM_CELLS
+from watermark.observe.stages import Stage, text_stages
 from watermark.observe.store import counted_records, counted_windows, load_cells, save_cells, served_windows
 from watermark.observe.text import Observations, Sample, observe
 
@@ -14,6 +15,7 @@ __all__ = [
     "Observations",
     "Reading",
     "Sample",
+    "Stage",
     "counted_records",
     "counted_windows",
     "load_cells",
@@ -21,5 +23,5 @@ __all__ = [
     "observe_readings",
     "save_cells",
     "served_windows",
-    "stages",
+    "text_stages",
 ]

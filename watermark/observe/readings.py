@@ -13,6 +13,7 @@ import numpy as np
 from watermark import prf
 from watermark.errors import SuspectUnusable
 from watermark.observe.rules import Position, Rules
+from watermark.observe.stages import Betting, Stage, stage_ends
 from watermark.observe.text import SAMPLED, VOTES, Observations, Sample, require_cells
 from watermark.observe.weights import Rows, statistics_of, votes, weigh
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     Counts = tuple[NDArray[np.uint64], NDArray[np.int64]]
 
 _BATCH = 64
-_FIRST_STAGE = 400  # tokens
-_GROWTH = 1.25
-_BET = 8  # a stage bets on cells whose weight is at least half the root mean square
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def observe_readings(
     served: NDArray[np.uint64] | None = None,
     often: Counts | None = None,
     progress: Callable[[int], None] | None = None,
-) -> tuple[Observations, Iterator[Observations]]:
+) -> tuple[Observations, Iterator[Stage]]:
     """Reads log-probabilities into weighted cells; returns all of them, and the same in stages for early stopping.
 
     often: window names (sorted) and counts, from clean text or a ledger. Raises TooFewObservations under 50 cells,
@@ -78,41 +76,19 @@ def observe_readings(
     """
     read = _read(readings, Rules(mark, tokenizer, served, first=True), progress)
     require_cells(len(read.rows.names), filtered=served is not None)
-    return _observations(read, read.rows, often), stages(read, often)
+    return _observations(read, read.rows, often), read_stages(read, often)
 
 
-def stages(read: Read, often: Counts | None) -> Iterator[Observations]:
-    """Growing parts of the readings, each with the cells that no earlier one has bet on.
-
-    A cell is bet on once, when its weight (from all that was read so far) has become worth it; the coin of a cell
-    that was bet on is known and never used again.
-    """
-    bet = np.empty(0, dtype=np.uint64)
-    for end in _ends(read.tokens):
-        part = read.rows.before(end)
-        if not len(part.names):
-            continue
-        cells = weigh(part, often=often)
-        names = prf.cell_ids(cells.windows, cells.choices)
-        heavy = np.max([np.abs(values) for values in cells.weights.values()], axis=0) >= _BET
-        new = heavy & ~np.isin(names, bet)
-        bet = np.concatenate([bet, names[new]])
-        yield Observations(
-            windows=cells.windows[new],
-            choices=cells.choices[new],
-            documents=cells.documents[new],
-            names=read.names[:end],
-            tokens=read.tokens[:end],
-            skipped={},
-            prompts_known=read.prompts_known,
-            samples=(),
-            digest="",
-            weights={name: values[new] for name, values in cells.weights.items()},
-        )
+def read_stages(read: Read, often: Counts | None) -> Iterator[Stage]:
+    """Growing parts of the readings, each with the cells that no earlier one has bet on."""
+    betting = Betting(often)
+    for end in stage_ends(read.tokens):
+        rows = read.rows.before(end)
+        yield betting.stage(rows, documents=end, tokens=int(read.tokens[:end].sum()))
 
 
-def _read(readings: Iterable[Reading], rules: Rules, progress: Callable[[int], None] | None) -> Read:
-    gathered = _Gathered()
+def gather(readings: Iterable[Reading], rules: Rules, gathered: Gathered) -> None:
+    """Adds readings to what was gathered; the rules decide which positions stay."""
     stream = iter(readings)
     while batch := tuple(islice(stream, _BATCH)):
         prompts = rules.tokenized([(r.output.prompt_token_ids, r.output.prompt) for r in batch])
@@ -120,13 +96,21 @@ def _read(readings: Iterable[Reading], rules: Rules, progress: Callable[[int], N
         rules.check_width(answers)
         found = rules.scorable(answers, prompts, rules.prompt_texts([r.output for r in batch]))
         gathered.add(batch, found, sum(p is not None for p in prompts))
+
+
+def _read(readings: Iterable[Reading], rules: Rules, progress: Callable[[int], None] | None) -> Read:
+    gathered, stream = Gathered(), iter(readings)
+    while batch := tuple(islice(stream, _BATCH)):
+        gather(batch, rules, gathered)
         if progress is not None:
             progress(len(gathered.names))
     return gathered.finish(rules)
 
 
 @dataclass
-class _Gathered:
+class Gathered:
+    """Readings as they come in; `finish` joins them."""
+
     parts: list[Rows] = field(default_factory=list)
     places: list[NDArray[np.int64]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -255,12 +239,3 @@ def _samples(read: Read, rows: Rows, windows: NDArray[np.uint32], choices: NDArr
         cells = np.full(len(ids), -1, dtype=np.int64)
         cells[read.places[mine]] = np.where(names[at] == wanted, at, -1)
         yield Sample(name, np.asarray(ids, dtype=np.int64), cells)
-
-
-def _ends(tokens: NDArray[np.int64]) -> list[int]:
-    """Numbers of answers after which a stage ends: about 400 tokens, then a quarter more each time, then all."""
-    reached, ends, wanted = tokens.cumsum(), [], float(_FIRST_STAGE)
-    while wanted < reached[-1]:
-        ends.append(int(np.searchsorted(reached, wanted)) + 1)
-        wanted *= _GROWTH
-    return sorted({*ends, len(tokens)})

@@ -1,0 +1,79 @@
+"""Observations in stages, for stopping early: each stage holds cells whose coins no earlier stage has looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from watermark import prf
+from watermark.observe.weights import Rows, weigh
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from watermark.observe.text import Observations
+
+    Counts = tuple[NDArray[np.uint64], NDArray[np.int64]]
+
+_FIRST = 400  # tokens in the first stage
+_GROWTH = 1.25
+_WORTH = 8  # a stage bets on cells whose weight is at least half the root mean square
+
+
+@dataclass(frozen=True)
+class Stage:
+    """New cells after `documents` answers and `tokens` tokens: windows (n, h), choices (n,), weights (n,) each."""
+
+    documents: int
+    tokens: int
+    windows: NDArray[np.uint32]
+    choices: NDArray[np.uint32]
+    weights: dict[str, NDArray[np.int32]]
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+
+@dataclass
+class Betting:
+    """Which cells were bet on. A cell is bet on once, when its weight, from all that was read so far, is worth it;
+    its coin is then known and never used again. often: as for `weigh`."""
+
+    often: Counts | None = None
+    bet: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+
+    def stage(self, rows: Rows, *, documents: int, tokens: int) -> Stage:
+        """The cells to bet on now. rows: all that was read so far."""
+        cells = weigh(rows, often=self.often)
+        names = prf.cell_ids(cells.windows, cells.choices)
+        heaviest = np.max([np.abs(values) for values in cells.weights.values()], axis=0)
+        new = (heaviest >= _WORTH) & ~np.isin(names, self.bet)
+        self.bet = np.concatenate([self.bet, names[new]])
+        weights = {name: values[new] for name, values in cells.weights.items()}
+        return Stage(documents, tokens, cells.windows[new], cells.choices[new], weights)
+
+
+def text_stages(seen: Observations) -> Iterator[Stage]:
+    """The votes of a text in stages; its cells are distinct, so every one is new."""
+    start = 0
+    for end in stage_ends(seen.tokens):
+        stop = int(np.searchsorted(seen.documents, end))
+        part = slice(start, stop)
+        weights = {name: values[part] for name, values in seen.weights.items()}
+        yield Stage(end, int(seen.tokens[:end].sum()), seen.windows[part], seen.choices[part], weights)
+        start = stop
+
+
+def stage_ends(tokens: NDArray[np.int64]) -> list[int]:
+    """Numbers of answers after which a stage ends: about 400 tokens, then a quarter more each time, then all.
+
+    tokens: of each answer. The schedule depends on lengths alone.
+    """
+    reached, ends, wanted = tokens.cumsum(), [], float(_FIRST)
+    while wanted < reached[-1]:
+        ends.append(int(np.searchsorted(reached, wanted)) + 1)
+        wanted *= _GROWTH
+    return sorted({*ends, len(tokens)})
