@@ -18,7 +18,7 @@ from watermark.probe.wire import NoResponse, Response, Wire, api_key
 
 _PATH = {"chat": "/chat/completions", "completions": "/completions"}
 _TRANSIENT = {408, 409, 425, 429}
-_DATED = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}")
+_VERSION = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}|@[\w.-]+")  # a date, or a revision as transformers names it
 _WITHOUT = "run without --logprobs; text alone can be tested too"
 _KEY = "set the key in the environment variable that --api-key-env names"
 _LATER = "run the same command again later; it goes on"
@@ -160,14 +160,15 @@ class Endpoint:
         return _Verdict("retried", words, pause=pause)
 
     def _wrong_model(self, returned: str | None) -> str | None:
-        """What is wrong with the model's name, in words. A dated version of the name asked for is that model."""
+        """What is wrong with the model's name, in words. A version of the name asked for is that model."""
         if returned is None:
             return None
         with self._lock:
             first, self.returned = self.returned, self.returned or returned
         if first is not None and returned != first:
             return f"the model's name changed in the middle of the run: first {first!r}, now {returned!r}"
-        if returned == self.name or self.any_model or _DATED.match(returned.removeprefix(self.name)):
+        version = returned.removeprefix(self.name)
+        if self.any_model or not version or (version != returned and _VERSION.fullmatch(version)):
             return None
         return f"asked for the model {self.name!r}, the answer comes from {returned!r}; --any-model accepts that"
 
@@ -187,7 +188,7 @@ def only_model(wire: Wire) -> str:
         names = []
     if len(names) != 1:
         shown = wire.redacted(", ".join(names[:5])) + (", …" if len(names) > 5 else "")
-        listed = f"lists {len(names)} models ({shown})" if names else "lists no model"
+        listed = f"lists {len(names)} models ({shown})" if names else f"lists no model ({response.status})"
         raise OutputsInvalid(f"{wire.base} {listed}; one has to be named", hint="pass --model NAME")
     return names[0]
 
