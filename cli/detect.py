@@ -1,10 +1,10 @@
-"""wmark detect: do a suspect's outputs depend on our key?"""
+"""wmark detect: does a suspect depend on our key?"""
 
 from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,20 +21,40 @@ class Alternative(enum.StrEnum):
 
 
 def detect(
-    outputs: Annotated[
-        Path, typer.Argument(help="The suspect's outputs: JSON Lines (.gz, .zst), Parquet, or a folder.")
-    ],
     mark: Annotated[Path, typer.Option(help="The watermark file.")],
+    outputs: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The suspect's outputs: JSON Lines (.gz, .zst), Parquet, or a folder. With --suspect they are the "
+            "texts put before it; without them it is asked our prompts first."
+        ),
+    ] = None,
+    suspect: Annotated[str | None, typer.Option(help="An open model: read its log-probabilities.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="A model to subtract, best the one the suspect grew from.")
+    ] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="NAME=MODEL, put through the same code; may be repeated.")
+    ] = None,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="Read the log-probabilities in the outputs.")] = False,
+    samples: Annotated[bool, typer.Option("--samples", help="Many answers to each prompt: count them.")] = False,
+    clean: Annotated[Path | None, typer.Option(help="Unmarked text that says which windows are frequent.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
     ] = None,
     ledger: Annotated[Path | None, typer.Option(help="Score only windows that were served.")] = None,
     profile: Annotated[Path | None, typer.Option(help="Refuse unless this published profile is the mark's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the evidence here, as JSON.")] = None,
+    cells: Annotated[
+        Path | None, typer.Option(help="Write what was read here, so that `wmark verify` can recompute it.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report page here, as HTML.")] = None,
     decoys: Annotated[int, typer.Option(min=99, help="Decoy keys to rank among.")] = 999,
     alpha: Annotated[float, typer.Option(help="The level, chosen before looking.")] = 0.001,
     alternative: Annotated[Alternative, typer.Option(help="Which way the suspect may lean.")] = Alternative.greater,
+    stopped: Annotated[
+        bool, typer.Option("--stopped", help="The answers were collected until the e-process was content: it decides.")
+    ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count bad records and leave them out.")] = False,
     field: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. text=response; may be repeated.")] = None,
     exit_code: Annotated[
@@ -43,28 +63,43 @@ def detect(
     json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Test whether a suspect's outputs depend on our key.
+    """Test whether a suspect depends on our key: from its text, its log-probabilities, or the model itself.
 
     Example: wmark detect suspect.jsonl --mark ours.wmark --output evidence.json --report report.html
+    Example: wmark detect --mark ours.wmark --suspect ./model --reference ./base --output evidence.json
     """
     if not 0 < alpha < 1:
         raise typer.BadParameter(f"--alpha must lie between 0 and 1, found {alpha}")
+    if suspect is None and (outputs is None or control):
+        raise typer.BadParameter("pass the suspect's OUTPUTS, or --suspect MODEL; --control goes with --suspect")
+    if (suspect is not None) + logprobs + samples > 1:
+        raise typer.BadParameter("choose one of --suspect, --logprobs and --samples")
     from watermark.detect import detect as run
     from watermark.mark import Watermark, load_profile
     from watermark.outputs import Outputs
 
-    used = Watermark.load(mark)
+    used, progress = Watermark.load(mark), console.progress(quiet=quiet)
     if profile is not None:
         used.check_profile(load_profile(profile))
+    if outputs is None:
+        outputs = asked(str(suspect), beside=output, progress=progress)
     evidence = run(
         Outputs(outputs, skip_bad=skip_bad, fields=named(field or [])),
         used,
         tokenizer=used.tokenizer(tokenizer),
         ledger=ledger,
+        suspect=suspect,
+        reference=reference,
+        controls=named(control or []),
+        logprobs=logprobs,
+        samples=samples,
+        clean=clean,
+        cells=cells,
         decoys=decoys,
         alpha=alpha,
         alternative=alternative.value,
-        progress=console.progress(quiet=quiet),
+        stopped=stopped,
+        progress=progress,
     )
     console.clear()
     if output is not None:
@@ -83,27 +118,45 @@ def detect(
         raise typer.Exit({"evidence found": 10, "inconclusive": 20}.get(evidence.verdict, 0))
 
 
+def asked(suspect: str, *, beside: Path | None, progress: Any) -> Path:
+    """The suspect's own answers to our prompts, made now unless they are there; kept beside the evidence."""
+    from watermark.probe import ask, default_prompts, open_suspect
+
+    path = (beside or Path("evidence.json")).with_suffix(".answers.jsonl")
+    ask(open_suspect(suspect), default_prompts(suspect), path, progress=progress)
+    console.say(f"the suspect's answers are in {path}")
+    return path
+
+
 def named(pairs: list[str]) -> dict[str, str]:
-    """{ours: theirs} from "ours=theirs" options."""
+    """{left: right} from "left=right" options."""
     for pair in pairs:
-        if pair.count("=") != 1 or pair.startswith("=") or pair.endswith("="):
-            raise typer.BadParameter(f"--field should read ours=theirs, found {pair!r}")
-    return dict(pair.split("=") for pair in pairs)
+        if "=" not in pair or pair.startswith("=") or pair.endswith("="):
+            raise typer.BadParameter(f"this option should read name=value, found {pair!r}")
+    found = dict(pair.split("=", 1) for pair in pairs)
+    if len(found) < len(pairs):
+        raise typer.BadParameter(f"a name stands twice in {' '.join(pairs)}")
+    return found
 
 
 def summary(evidence: Evidence) -> str:
     """The result in a few lines."""
     low, high = evidence.green_rate_interval
     better = sum(total >= evidence.green for total in evidence.decoys.totals)
-    lines = [
-        f"verdict       {evidence.verdict} (level {evidence.alpha:g})",
-        f"p-value       {console.pvalue(evidence.log10_p)}   log10 p = {evidence.log10_p:.2f}, exact binomial",
+    lines = [f"verdict       {evidence.verdict} (level {evidence.alpha:g})", *weighted_lines(evidence)]
+    if evidence.weighted is None and evidence.log10_p is not None:
+        lines.append(
+            f"p-value       {console.pvalue(evidence.log10_p)}   log10 p = {evidence.log10_p:.2f}, exact binomial"
+        )
+    lines += [
         f"green cells   {evidence.green:,} of {evidence.cells:,} = {evidence.green_rate:.4f} "
         f"(95 % {low:.4f} to {high:.4f}), expected {evidence.gamma:.4f}",
         f"decoy keys    {better} of {len(evidence.decoys.totals)} reach as many "
         f"(rank p {evidence.decoys.rank_pvalue:.4g})",
         f"read          {evidence.documents_read:,} answers, {evidence.tokens_read:,} tokens",
     ]
+    for control in evidence.controls:
+        lines.append(f"control       {control.name}: p {console.pvalue(control.log10_p)}")
     if evidence.bad_records:
         lines.append(f"left out      {evidence.bad_records:,} bad records")
     if evidence.verdict != "evidence found" and evidence.detectable_rate is not None:
@@ -112,3 +165,23 @@ def summary(evidence: Evidence) -> str:
             f"{evidence.power:.0%}"
         )
     return "\n".join(lines)
+
+
+def weighted_lines(evidence: Evidence) -> list[str]:
+    """What the weighted statistics say, if any were read, and the e-process."""
+    lines, deep, running = [], evidence.weighted, evidence.anytime
+    if deep is not None:
+        against = f", against {deep.reference}" if deep.reference else ""
+        lines.append(
+            f"p-value       {console.pvalue(deep.log10_p)}   log10 E = {deep.log10_e:.2f}, mean of e-values "
+            f"({deep.access}{against}; rank p {deep.rank_pvalue:.4g})"
+        )
+        for found in deep.statistics:
+            lines.append(
+                f"  {found.name:<19} z {found.z:6.2f}   p {console.pvalue(found.log10_p):>9} {found.tail}, "
+                f"rank p {found.rank_pvalue:.4g}"
+            )
+    if running is not None:
+        reached = f", passed 1/alpha after {running.reached_at:,} tokens" if running.reached_at is not None else ""
+        lines.append(f"e-process     log10 E = {running.log10_e:.2f}{reached}")
+    return lines

@@ -17,7 +17,7 @@ import numpy as np
 from watermark import prf
 from watermark.access import Found, Request, read
 from watermark.assess import anytime, control, directed_rank, stacked, weighted
-from watermark.evidence import Decoys, Document, Evidence, ShownDocument, ShownToken, Step, Verdict
+from watermark.evidence import Anytime, Decoys, Document, Evidence, ShownDocument, ShownToken, Step, Verdict, Weighted
 from watermark.files import sha256_of
 from watermark.keys import decoy_keys
 from watermark.ledger import read_ledger
@@ -76,6 +76,7 @@ def detect(
     decoys: int = 999,
     alpha: float = 0.001,
     alternative: Alternative = "greater",
+    stopped: bool = False,
     progress: Callable[[str, int], None] | None = None,
 ) -> Evidence:
     """Whether a suspect depends on the mark's key, from its answers or from the model itself.
@@ -87,8 +88,9 @@ def detect(
     the same texts. controls: name -> model, put through the same code (with `suspect`). clean: text whose windows
     say which are frequent, for the normed weights; by default the ledger's. cells: writes what was read here, so
     that `verify` can recompute it. decoys: keys drawn for the rank, at least 99. alpha: the level chosen before
-    looking. alternative: "two-sided" also finds a suspect who was pushed towards red. progress: called with a word
-    and a count. Raises WatermarkError children for unusable input.
+    looking. alternative: "two-sided" also finds a suspect who was pushed towards red. stopped: the answers were
+    collected until the e-process was content; then it alone decides, for the others assume that nobody looked.
+    progress: called with a word and a count. Raises WatermarkError children for unusable input.
     """
     _check_options(alpha, alternative, decoys)
     source = Outputs(Path(outputs)) if isinstance(outputs, (str, Path)) else outputs
@@ -113,7 +115,7 @@ def detect(
         alternative=alternative,
         decoys=decoys,
         inputs=_inputs(source, ledger, cells),
-        options=_options(source, alternative, alpha, decoys, ledger),
+        options=_options(source, alternative, alpha, decoys, ledger) | {"stopped": stopped},
         bad_records=getattr(source, "skipped", 0),
         say=say,
     )
@@ -152,15 +154,15 @@ def judge(
     law, voted = mark.scheme.null, seen.weights[VOTES] != 0
     n, green = int(voted.sum()), int(totals[0])
     counted = law.log10_pvalue(green, n, alternative=alternative) + 0.0
-    log10_p = counted if deep is None else deep.log10_p
-    reach = detectable_rate(n, law.mean, alpha=alpha, power=POWER)
     running = None
     if found.stages is not None:
         running = anytime(found.stages, mark, alpha=alpha, gamma=gamma, alternative=alternative)
+    log10_p = headline(counted, deep, running, stopped=options["stopped"])
+    reach = detectable_rate(n, law.mean, alpha=alpha, power=POWER)
     return Evidence(
         verdict=verdict_of(log10_p, alpha, reach, law.mean),
         alpha=alpha,
-        method=_method(access, reference, alternative, options["ledger"]),
+        method=_method(access, reference, alternative, options["ledger"], stopped=options["stopped"]),
         null=NULL,
         alternative=alternative,
         log10_p=log10_p,
@@ -266,8 +268,20 @@ def verdict_of(log10_p: float, alpha: float, reach: float | None, gamma: float) 
     return "no evidence found"
 
 
-def _method(access: str, reference: str | None, alternative: Alternative, filtered: bool) -> str:
+def headline(counted: float, deep: Weighted | None, running: Anytime | None, *, stopped: bool) -> float:
+    """log10 p of the test that decides: the e-process where answers were collected until it was content, else the
+    mean e-value where weights were read, else the exact count of votes."""
+    if stopped and running is not None:
+        return min(0.0, -running.log10_e) + 0.0
+    return counted if deep is None else deep.log10_p
+
+
+def _method(access: str, reference: str | None, alternative: Alternative, filtered: bool, *, stopped: bool) -> str:
     windows = ", over the windows served in the ledger" if filtered else ""
+    if stopped:
+        return (
+            f"e-process over new cells, read from {access}{windows}, alternative {alternative}; p = 1/E when it stopped"
+        )
     if access == "text":
         tail = {"greater": "upper", "less": "lower", "two-sided": "twice the smaller"}[alternative]
         return (
