@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import console
+
+if TYPE_CHECKING:
+    from watermark.watch import Watch
 
 
 def probe(
@@ -35,6 +38,11 @@ def probe(
     consistency: Annotated[int, typer.Option(min=0, help="Ask so many prompts twice at temperature 0, last.")] = 0,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept answers under another model's name.")] = False,
     api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
+    stop_at: Annotated[
+        float | None, typer.Option(help="Watch the answers, and stop once the e-process passes 1 over this level.")
+    ] = None,
+    mark: Annotated[Path | None, typer.Option(help="The watermark file to watch for, with --stop-at.")] = None,
+    reference: Annotated[str | None, typer.Option(help="A model to subtract while watching.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -44,6 +52,10 @@ def probe(
     """
     if api not in ("chat", "completions"):
         raise typer.BadParameter("--api is chat or completions")
+    if (stop_at is None) != (mark is None) or (reference is not None and mark is None):
+        raise typer.BadParameter("--stop-at LEVEL and --mark FILE go together, and --reference goes with them")
+    if stop_at is not None and not 0 < stop_at < 1:
+        raise typer.BadParameter(f"--stop-at is a level between 0 and 1, found {stop_at}")
     from dataclasses import asdict
 
     from watermark.probe import Draw, Limits, ask, default_prompts, open_suspect
@@ -58,6 +70,7 @@ def probe(
         samples=samples,
         limits=Limits(concurrency, rate, retries, max_requests=max_requests, max_tokens=max_tokens_total),
         consistency=consistency,
+        stop=None if stop_at is None else watch(mark, stop_at, logprobs > 0, reference),
         progress=console.progress(len(asked) * samples, quiet=quiet),
     )
     console.clear()
@@ -68,3 +81,17 @@ def probe(
         console.emit(asdict(done))
     if done.ended == "some unanswered":
         raise typer.Exit(1)
+
+
+def watch(mark: Path | None, level: float, logprobs: bool, reference: str | None) -> Watch:
+    """The e-process that ends the run once it has seen enough."""
+    from watermark.embed.answers import Model
+    from watermark.mark import Watermark
+    from watermark.watch import Watch
+
+    used = Watermark.load(str(mark))
+    tokenizer = used.tokenizer()
+    if tokenizer is None:
+        raise typer.BadParameter(f"{mark} is bound to no tokenizer, so that text cannot be watched for it")
+    beside = None if reference is None else Model.load(reference)
+    return Watch(used, tokenizer, alpha=level, logprobs=logprobs, reference=beside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from watermark.probe.asking import Asked, ask, default_prompts, open_suspect
 from watermark.probe.endpoint import Endpoint
 from watermark.probe.local import LocalModel
-from watermark.probe.log import is_log, log_path, read_log, verify_log
+from watermark.probe.log import is_log, log_path, read_log, verify_log, was_watched
 from watermark.probe.pace import Limits
 from watermark.probe.question import Draw, Suspect
 
@@ -23,4 +23,5 @@ __all__ = [
     "open_suspect",
     "read_log",
     "verify_log",
+    "was_watched",
 ]

@@ -91,7 +91,7 @@ def ask(
     """
     draw, limits, output = draw or Draw(), limits or Limits(), Path(output)
     questions = _questions(prompts, draw, samples)
-    settings = {"suspect": suspect.describe(), "draw": asdict(draw)}
+    settings = {"suspect": suspect.describe(), "draw": asdict(draw), "watched": stop is not None}
     with contextlib.closing(_fresh_log(output, settings)) as log, answer_file(output) as answers:
         run = Run(suspect, log, answers, limits=limits, batch=batch, stop=stop, progress=progress)
         answers.check(questions)

@@ -164,6 +164,12 @@ def answer_digest(answer: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(answer)).hexdigest()
 
 
+def was_watched(answers: str | Path) -> bool:
+    """Whether an e-process watched these answers come in and could end the run: the log beside them says so."""
+    path = log_path(answers)
+    return is_log(path) and bool(read_log(path)[0].get("watched"))
+
+
 def is_log(path: str | Path) -> bool:
     """Whether a file starts like a query log."""
     try:
