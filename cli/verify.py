@@ -14,6 +14,9 @@ def verify(
     subject: Annotated[Path, typer.Argument(help="An evidence file, or a ledger.")],
     outputs: Annotated[Path | None, typer.Option(help="The suspect's outputs that were tested.")] = None,
     mark: Annotated[Path | None, typer.Option(help="The watermark file: recomputes every count and decoy.")] = None,
+    cells: Annotated[
+        Path | None, typer.Option(help="What was read of the suspect (detect --cells): needs no model, and no key.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
     ] = None,
@@ -24,9 +27,11 @@ def verify(
     """Recompute everything that can be recomputed; exit 3 if anything does not hold.
 
     Example: wmark verify evidence.json --outputs suspect.jsonl --mark ours.wmark --report report.html
+    Example: wmark verify evidence.json --cells cells.npz --mark ours.wmark
     """
     from watermark.ledger import is_ledger, read_ledger, unfinished
 
+    left: list[str] = []
     if is_ledger(subject):
         records = list(read_ledger(subject))
         checks = [
@@ -36,16 +41,19 @@ def verify(
             console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
     else:
         from watermark.mark import Watermark
+        from watermark.report import taken_as_stated
         from watermark.report import verify as run
 
         used = None if mark is None else Watermark.load(mark)
         text = None if used is None or outputs is None else used.tokenizer(tokenizer)
-        found = run(subject, outputs=outputs, mark=used, tokenizer=text, ledger=ledger, page=report)
+        found = run(subject, outputs=outputs, mark=used, cells=cells, tokenizer=text, ledger=ledger, page=report)
         checks = [(check.name, check.detail) for check in found]
+        left = taken_as_stated(subject, outputs=outputs, mark=used, cells=cells)
     if json:
-        console.emit({"verified": True, "checks": [{"name": n, "detail": d} for n, d in checks]})
+        listed = [{"name": name, "detail": detail} for name, detail in checks]
+        console.emit({"verified": True, "checks": listed, "taken_as_stated": left})
         return
     for number, (name, detail) in enumerate(checks, 1):
         print(f"{number}. {name}: {detail}")
-    if mark is None and not is_ledger(subject):
-        console.say("the counts themselves were taken as stated; --outputs and --mark recompute them")
+    for sentence in left:
+        console.say(sentence)

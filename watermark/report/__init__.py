@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from watermark.report.page import page, render
-from watermark.report.verify import verify
+from watermark.report.verify import taken_as_stated, verify
 
-__all__ = ["page", "render", "verify"]
+__all__ = ["page", "render", "taken_as_stated", "verify"]

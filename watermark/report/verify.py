@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from watermark.assess import directed_rank
-from watermark.detect import NULL, POWER, detect, verdict_of
+from watermark.detect import detect
 from watermark.errors import MarkInvalid, ReportInvalid
 from watermark.evidence import Evidence
 from watermark.files import sha256_of
 from watermark.outputs import Outputs
-from watermark.schemes import scheme_from_json
-from watermark.stats.laws import (
-    Bernoulli,
-    binomial_interval,
-    binomial_log10_chernoff,
-    detectable_rate,
-)
+from watermark.report.arithmetic import check_arithmetic
+from watermark.report.cells import check_cells
+from watermark.report.checks import Check, close
 
 if TYPE_CHECKING:
     from watermark.mark import Watermark
     from watermark.tokenizer import Tokenizer
 
-TOLERANCE = 1e-6
-_STATED_ELSEWHERE = ("created", "software", "shown", "inputs", "mark", "options")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was recomputed and held."""
-
-    name: str
-    detail: str
+_STATED_ELSEWHERE = ("created", "software", "shown", "inputs", "mark", "options", "plan", "dose")
 
 
 def verify(
@@ -44,65 +26,76 @@ def verify(
     *,
     outputs: str | Path | None = None,
     mark: Watermark | None = None,
+    cells: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     ledger: str | Path | None = None,
     page: str | Path | None = None,
 ) -> list[Check]:
     """Recomputes evidence; raises ReportInvalid naming the first thing that does not hold.
 
-    evidence: or its file, whose digest is then checked. Without `mark` only what is public is recomputed: the
-    p-value, the interval, the power and the rank from the counts, and the files' hashes. With `mark` and
-    `outputs` every count and every decoy is computed again. page: the HTML report must hold this evidence.
+    evidence: or its file, whose digest is then checked. Without more, what follows from the evidence itself is
+    recomputed. cells: the file that `detect` wrote; all decoys and every statistic's law are computed again, and
+    with `mark` our own totals too. With `mark` and `outputs`, evidence from text is made anew; where a model was
+    read, its readings cannot be made from outputs, and `cells` holds them. page: the HTML report must hold this
+    evidence. `taken_as_stated` says what was not recomputed.
     """
     found = evidence if isinstance(evidence, Evidence) else Evidence.load(evidence)
     checks = [Check("digest", f"the evidence matches its digest {found.digest[:16]}…")]
     try:
-        checks.append(_arithmetic(found))
+        checks.append(check_arithmetic(found))
     except (ValueError, TypeError, ArithmeticError, MarkInvalid) as error:
         raise ReportInvalid(f"the evidence states what cannot be: {error}") from None
-    for role, path in (("outputs", outputs), ("ledger", ledger)):
+    for role, path in (("outputs", outputs), ("ledger", ledger), ("cells", cells)):
         if path is not None:
             checks.append(_same_file(found, role, Path(path)))
     if mark is not None:
         checks.append(_same_mark(found, mark))
-    if mark is not None and outputs is not None:
+    if cells is not None:
+        checks.append(check_cells(found, Path(cells), mark))
+    if mark is not None and outputs is not None and found.access == "text":
         checks.append(_recomputed(found, Path(outputs), mark, tokenizer, ledger))
     if page is not None:
         checks.append(_same_page(found, Path(page)))
     return checks
 
 
-def _arithmetic(found: Evidence) -> Check:
-    """Everything that follows from the counts alone."""
-    law, n, green = Bernoulli(found.gamma), found.cells, found.green
-    scheme = scheme_from_json(found.mark.get("scheme", {}))
-    if found.gamma != scheme.null.mean or found.power != POWER:
-        raise ReportInvalid("gamma and power are not those of the stated scheme and of this test")
-    if found.alternative not in ("greater", "less", "two-sided"):
-        raise ReportInvalid(f"the alternative {found.alternative!r} is none that is known")
-    if not 0 <= green <= n:
-        raise ReportInvalid(f"{green} green cells of {n} cannot be")
-    rank = directed_rank(green, np.asarray(found.decoys.totals), n * law.mean, found.alternative)
-    if not _close(found.decoys.rank_pvalue, rank):
-        raise ReportInvalid(f"the decoy rank is stated as {found.decoys.rank_pvalue}, recomputed it is {rank}")
-    expected: dict[str, Any] = {
-        "null": NULL,
-        "log10_p": law.log10_pvalue(green, n, alternative=found.alternative),  # type: ignore[arg-type]
-        "green_rate": green / n,
-        "green_rate_interval": binomial_interval(green, n),
-        "z": (green - n * law.mean) / math.sqrt(n * law.variance),
-        "log10_chernoff": binomial_log10_chernoff(green, n, law.mean),
-        "detectable_rate": detectable_rate(n, law.mean, alpha=found.alpha, power=POWER),
-    }
-    for name, value in expected.items():
-        if not _close(getattr(found, name), value):
-            raise ReportInvalid(f"{name} is stated as {getattr(found, name)}, recomputed it is {value}")
-    verdict = verdict_of(found.log10_p, found.alpha, found.detectable_rate, law.mean)
-    if found.verdict != verdict:
-        raise ReportInvalid(
-            f"the verdict {found.verdict!r} does not follow; log10 p = {found.log10_p:.3f} gives {verdict!r}"
+def taken_as_stated(
+    evidence: Evidence | str | Path,
+    *,
+    outputs: str | Path | None = None,
+    mark: Watermark | None = None,
+    cells: str | Path | None = None,
+) -> list[str]:
+    """What `verify` with these arguments does not recompute, in sentences; empty if it leaves nothing."""
+    found = evidence if isinstance(evidence, Evidence) else Evidence.load(evidence)
+    if found.access == "text" and outputs is not None and mark is not None:
+        return []
+    left = []
+    if found.access != "text" and outputs is not None and mark is not None and cells is None:
+        left.append(
+            f"read from {found.access}: the model's readings are needed to recompute it, --cells holds them; of the "
+            "outputs only the file was checked"
         )
-    return Check("arithmetic", f"log10 p = {found.log10_p:.3f} follows from {green} green cells of {n}")
+    if cells is None:
+        left.append(
+            "the counts themselves were taken as stated; "
+            + ("--outputs and --mark recompute them" if found.access == "text" else "--cells and --mark recompute them")
+        )
+        return left
+    if mark is None:
+        left.append("the totals under our key were taken as stated; --mark recomputes them")
+    left.append(
+        "the curve, the single answers and the shown text were taken as stated: they describe, nothing rests on them"
+    )
+    if found.access != "text":
+        left.append("that the suspect gives these cells was taken as stated; who has the model can run detect again")
+    if found.anytime is not None:
+        left.append("of the e-process only the form was checked: its stages are not in the cells")
+    if found.controls:
+        left.append("the controls were taken as stated: their cells are not kept; run detect again to recompute them")
+    if found.dose is not None:
+        left.append("the dose was taken as stated: it rests on control students")
+    return left
 
 
 def _same_file(found: Evidence, role: str, path: Path) -> Check:
@@ -148,10 +141,11 @@ def _recomputed(
         decoys=options["decoys"],
         alpha=options["alpha"],
         alternative=options["alternative"],
+        stopped=options.get("stopped", False),
     )
     stated, computed = found.to_json(), again.to_json()
     for name, value in computed.items():
-        if name not in (*_STATED_ELSEWHERE, "digest") and not _close(stated[name], value):
+        if name not in (*_STATED_ELSEWHERE, "digest") and not close(stated[name], value):
             raise ReportInvalid(f"{name} does not recompute from the outputs and the key")
     counted = f"{again.cells} cells, {again.green} green and {options['decoys']} decoys"
     return Check("recomputed", f"{counted}, all as stated")
@@ -170,16 +164,3 @@ def _same_page(found: Evidence, path: Path) -> Check:
     if page(found) != text:
         raise ReportInvalid(f"{path} was changed after it was rendered, or rendered by another version")
     return Check("page", f"{path.name} is what this evidence renders to")
-
-
-def _close(stated: Any, computed: Any) -> bool:
-    """Equal, numbers to a relative 1e-6: other machines' libraries differ in the last digits."""
-    if isinstance(computed, bool) or isinstance(stated, bool) or computed is None or stated is None:
-        return stated is computed
-    if isinstance(computed, (int, float)) and isinstance(stated, (int, float)):
-        return math.isclose(stated, computed, rel_tol=TOLERANCE, abs_tol=1e-9)
-    if isinstance(computed, (list, tuple)) and isinstance(stated, (list, tuple)):
-        return len(stated) == len(computed) and all(map(_close, stated, computed))
-    if isinstance(computed, dict) and isinstance(stated, dict):
-        return stated.keys() == computed.keys() and all(_close(stated[k], computed[k]) for k in computed)
-    return bool(stated == computed)
