@@ -89,14 +89,14 @@ def statistics_of(rows: Rows) -> tuple[str, ...]:
 
 def weigh(rows: Rows, *, often: tuple[NDArray[np.uint64], NDArray[np.int64]] | None = None) -> Cells:
     """Cells and weights from rows. often: window names (sorted) and how often each occurs, for the normed weights."""
-    refitted = _refitted(rows)
+    fitted = refitted(rows)
     window_of, first = _in_order(rows.names)
     listed = rows.tokens >= 0
     cell, cells = _numbered(window_of[:, None] * np.int64(2**32) + rows.tokens, listed)
     owner = (cells >> 32).astype(np.int64)
     found: dict[str, F64] = {}
     for kind in dict.fromkeys(name.removesuffix(NORMED) for name in statistics_of(rows)):
-        row = np.where(listed, _row(kind, refitted, listed), 0.0)
+        row = np.where(listed, _row(kind, fitted, listed), 0.0)
         summed: F64 = np.bincount(cell, weights=row[listed], minlength=len(cells)).astype(np.float64)
         found[kind] = summed
         found[kind + NORMED] = _normed(summed, owner, len(first)) * _frequency(rows.names[first], often)[owner]
@@ -150,7 +150,7 @@ def _row(kind: str, rows: Rows, listed: NDArray[np.bool_]) -> F64:
     return centred
 
 
-def _refitted(rows: Rows) -> Rows:
+def refitted(rows: Rows) -> Rows:
     """The suspect's log-probabilities at the temperature at which they lie nearest to the reference's.
 
     One number for all positions, fitted without the key: the least mean Kullback-Leibler divergence over the
