@@ -97,7 +97,7 @@ def test_an_endpoint_that_lists_a_models_own_top_tokens_reads_the_same(suspect, 
     read = list(read_logprobs(told, mark, own))
     for listed, (whole,) in zip(read, read_models(answers, [suspect], mark, own)):
         lines = {int(p): n for n, p in enumerate(whole.positions)}
-        assert len(listed.positions) == len(answer.token_ids)
+        assert len(listed.positions) == len(whole.positions)
         for place, tokens, values in zip(listed.positions, listed.tokens, listed.suspect):
             known = dict(zip(whole.tokens[lines[int(place)]].tolist(), whole.suspect[lines[int(place)]].tolist()))
             for token, value in zip(tokens.tolist(), values.tolist()):
