@@ -7,7 +7,9 @@
 3. A ledger filters by its windows alone, never by (window, token).
 4. Special tokens are neither scored nor part of a scored window.
 5. Where log-probabilities are read, a window that occurs earlier in the same answer is skipped too: the text may
-   have been put before the model, and what followed that window last time can be copied from it.
+   have been put before the model, and what followed that window last time can be copied from it. The first tokens
+   of an answer were served after windows that reach back into the prompt, and prompts (with the teacher's chat
+   template) are not always known: so a window is skipped too if it ends as such a window may have ended.
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ class Rules:
         prompted |= self._in_prompt_text(windows, names, documents, texts, keep & ~prompted)
         keep = self._drop(PROMPTED, keep, prompted)
         if self.first:
-            keep = self._drop(EARLIER, keep, _seen_before(_owned(names, documents)))
+            earlier = _seen_before(_owned(names, documents)) | _like_the_start(ids, position, at, h)
+            keep = self._drop(EARLIER, keep, earlier)
         if self.served is not None:
             keep = self._drop(UNSERVED, keep, ~np.isin(names, self.served))
         return Position(
@@ -188,6 +191,19 @@ def laid_out(rows: list[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDA
 def _owned(names: NDArray[np.uint64], owner: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Names made particular to one answer of the batch."""
     return prf.cell_ids(names.view(np.uint32).reshape(-1, 2), owner)
+
+
+def _like_the_start(
+    ids: NDArray[np.int64], position: NDArray[np.int64], at: NDArray[np.int64], h: int
+) -> NDArray[np.bool_]:
+    """Whether the window before each place of `at` ends with all tokens by which its answer begins: 1 to h - 1."""
+    start, found = at - position[at], np.zeros(len(at), dtype=bool)
+    for length in range(1, h):
+        same = np.ones(len(at), dtype=bool)
+        for step in range(length):
+            same &= ids[at - length + step] == ids[start + step]
+        found |= same
+    return found
 
 
 def _seen_before(names: NDArray[np.uint64]) -> NDArray[np.bool_]:

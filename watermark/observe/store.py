@@ -60,7 +60,7 @@ def load_cells(path: str | Path) -> tuple[NDArray[np.uint32], NDArray[np.uint32]
 
 
 def counted_windows(texts: Iterable[Output], mark: Watermark, tokenizer: Tokenizer | None) -> Counts:
-    """(names, counts) of all windows in some texts; names sorted."""
+    """(names, counts) of all windows in some texts: in how many of them each stands; names sorted."""
     rules, found = Rules(mark, tokenizer), [np.empty(0, dtype=np.uint64)]
     for ids in rules.tokenized([(o.token_ids, o.text) for o in texts]):
         found.append(_names(ids, mark.scheme.window))
@@ -71,8 +71,10 @@ def counted_windows(texts: Iterable[Output], mark: Watermark, tokenizer: Tokeniz
 
 
 def counted_records(records: Iterable[Record], mark: Watermark) -> Counts:
-    """(names, counts) of all windows served in a ledger; names sorted.
+    """(names, counts) of all windows served in a ledger: in how many answers each stands; names sorted.
 
+    Occurrences are not counted: a window with a green way back to itself is served again and again, so their number
+    would depend on its own bits; whether an answer ever reaches it does not.
     Raises ProfileMismatch for a ledger of another mark, OutputsInvalid for a hash-only one.
     """
     found = [np.empty(0, dtype=np.uint64)]
@@ -88,7 +90,8 @@ def served_windows(records: Iterable[Record], mark: Watermark) -> NDArray[np.uin
 
 
 def _names(token_ids: Iterable[int], window: int) -> NDArray[np.uint64]:
+    """Each window of one answer once."""
     ids = np.asarray(token_ids, dtype=np.uint32)
     if len(ids) < window:
         return np.empty(0, dtype=np.uint64)
-    return prf.window_ids(np.lib.stride_tricks.sliding_window_view(ids, window))
+    return np.unique(prf.window_ids(np.lib.stride_tricks.sliding_window_view(ids, window)))

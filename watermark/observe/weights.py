@@ -12,8 +12,8 @@ probability of token v in one context, and d = log p_s − log p_r:
 - tally       1[v written]             from many samples of the same prompts
 
 A cell's rows are summed over all contexts of its window. "normed" divides each window by √(|A_w|² + median |A_w|²),
-so that few windows do not carry all the variance; there a window may also be weighted by how often it occurs in
-marked or clean text, n_w / (n_w + 20), which uses windows alone.
+so that few windows do not carry all the variance; there a window may also be weighted by the number n_w of marked
+answers or clean texts that reach it, n_w / (n_w + 20): by windows alone, and never by how often within one answer.
 """
 
 from __future__ import annotations
@@ -167,9 +167,8 @@ def refitted(rows: Rows) -> Rows:
 
     def distance(power: float) -> float:
         scaled = power * s
-        scaled = scaled - _logsum(scaled)
-        gap = np.where(p > 0, r - scaled, 0.0)
-        return float((p * np.where(np.isfinite(gap), gap, 50.0)).sum(axis=1).mean())
+        scaled = np.maximum(scaled - _logsum(scaled), -50.0)
+        return float((p * (np.maximum(r, -50.0) - scaled)).sum(axis=1).mean())
 
     power = min(_TEMPERATURES, key=distance)
     if distance(power) > 0.99 * distance(1.0):  # not worth a change
