@@ -158,8 +158,12 @@ def refitted(rows: Rows) -> Rows:
     """
     if rows.suspect is None or rows.reference is None or not len(rows.tokens):
         return rows
-    some = slice(None, None, max(1, len(rows.tokens) // 2000))
-    listed = rows.tokens[some] >= 0
+    everywhere = rows.tokens >= 0
+    known = (everywhere & np.isfinite(rows.suspect) & np.isfinite(rows.reference)).any(axis=1)
+    if not known.any():
+        return rows
+    some = np.flatnonzero(known)[:: max(1, len(rows.tokens) // 2000)]
+    listed = everywhere[some]
     s = np.where(listed, rows.suspect[some].astype(np.float64), -np.inf)
     r = np.where(listed, rows.reference[some].astype(np.float64), -np.inf)
     r = r - _logsum(r)
@@ -173,17 +177,19 @@ def refitted(rows: Rows) -> Rows:
     power = min(_TEMPERATURES, key=distance)
     if distance(power) > 0.99 * distance(1.0):  # not worth a change
         return rows
-    everywhere = rows.tokens >= 0
-    scaled = np.where(everywhere, power * rows.suspect.astype(np.float64), -np.inf)
+    scaled = np.where(everywhere & known[:, None], power * rows.suspect.astype(np.float64), -np.inf)
     share = _logsum(np.where(everywhere, rows.reference.astype(np.float64), -np.inf))
-    fitted = np.where(everywhere, scaled - _logsum(scaled) + share, -np.inf).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # rows of which nothing is known stay as they were
+        fitted = np.where(everywhere, scaled - _logsum(scaled) + share, -np.inf).astype(np.float32)
+    fitted = np.where(known[:, None], fitted, rows.suspect)
     return Rows(rows.windows, rows.names, rows.documents, rows.tokens, fitted, rows.reference, rows.chosen)
 
 
 def _logsum(values: F64) -> F64:
     top = values.max(axis=1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
-    total: F64 = top + np.log(np.exp(values - top).sum(axis=1, keepdims=True))
+    with np.errstate(divide="ignore"):
+        total: F64 = top + np.log(np.exp(values - top).sum(axis=1, keepdims=True))
     return total
 
 
