@@ -12,6 +12,7 @@ SAYS = {
     "02_detect_outputs": "marked: evidence found",
     "03_report_and_verify": "refused:",
     "04_write_a_scheme": "",
+    "05_read_an_open_model": "e-process log10 E",
 }
 
 
