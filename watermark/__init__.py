@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from watermark.attribute import Attribution, attribute
     from watermark.detect import detect
     from watermark.embed.transformers import Embedder
     from watermark.errors import WatermarkError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from watermark.tokenizer import Tokenizer
 
 _HOMES = {
+    "Attribution": "watermark.attribute",
     "Embedder": "watermark.embed.transformers",
     "Evidence": "watermark.evidence",
     "GreenList": "watermark.schemes",
@@ -37,6 +39,7 @@ _HOMES = {
     "Tokenizer": "watermark.tokenizer",
     "Watermark": "watermark.mark",
     "WatermarkError": "watermark.errors",
+    "attribute": "watermark.attribute",
     "check_scheme": "watermark.testing",
     "detect": "watermark.detect",
     "load_profile": "watermark.mark",
@@ -48,6 +51,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attribution",
     "Embedder",
     "Evidence",
     "GreenList",
@@ -61,6 +65,7 @@ __all__ = [
     "Tokenizer",
     "Watermark",
     "WatermarkError",
+    "attribute",
     "check_scheme",
     "detect",
     "load_profile",

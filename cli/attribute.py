@@ -1,0 +1,96 @@
+"""wmark attribute: whose answers did a suspect learn from?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import console
+from .detect import named
+
+if TYPE_CHECKING:
+    from watermark.attribute import Attribution
+
+_SHOWN = 5
+
+
+def attribute(
+    outputs: Annotated[
+        Path, typer.Argument(help="The suspect's outputs: JSON Lines (.gz, .zst), Parquet, or a folder.")
+    ],
+    mark: Annotated[Path, typer.Option(help="The watermark file that the accounts were drawn from.")],
+    accounts: Annotated[Path, typer.Option(help="Every account that comes into question, one name a line.")],
+    epoch: Annotated[list[str] | None, typer.Option(help="A period of account keys; may be repeated.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
+    ] = None,
+    profile: Annotated[Path | None, typer.Option(help="Refuse unless this published profile is the mark's.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the attribution here, as JSON.")] = None,
+    decoys: Annotated[int, typer.Option(min=0, help="Panels of decoy keys, one key for each account.")] = 99,
+    alpha: Annotated[float, typer.Option(help="The chance that any innocent account is named.")] = 0.01,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count bad records and leave them out.")] = False,
+    field: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. text=response; may be repeated.")] = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 10 if exposure was found.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the attribution as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Test which accounts' answers a suspect's outputs depend on.
+
+    Example: wmark attribute suspect.jsonl --mark ours.wmark --accounts accounts.txt --output attribution.json
+    """
+    if not 0 < alpha < 1:
+        raise typer.BadParameter(f"--alpha must lie between 0 and 1, found {alpha}")
+    from watermark.accounts import read_accounts
+    from watermark.attribute import attribute as run
+    from watermark.mark import Watermark, load_profile
+    from watermark.observe import observe
+    from watermark.outputs import Outputs
+
+    used, names = Watermark.load(mark), read_accounts(accounts)
+    if profile is not None:
+        used.check_profile(load_profile(profile))
+    show = console.progress(quiet=quiet)
+    seen = observe(
+        Outputs(outputs, skip_bad=skip_bad, fields=named(field or [])),
+        used.account(names[0]),
+        tokenizer=used.tokenizer(tokenizer),
+        progress=lambda count: show("answers read", count),
+    )
+    found = run(seen, used, names, epochs=epoch or [""], alpha=alpha, decoys=decoys, progress=show)
+    console.clear()
+    if output is not None:
+        found.save(output)
+        console.say(f"attribution written to {output}")
+    if json:
+        console.emit(found.to_json())
+    else:
+        print(summary(found))
+    if exit_code:
+        raise typer.Exit(10 if found.found else 0)
+
+
+def summary(found: Attribution) -> str:
+    """The result in a few lines: the verdict, the best accounts, the runner-up."""
+    from watermark.attribute import named
+
+    shown = found.exposures[: max(_SHOWN, min(len(found.found) + 1, 50))]
+    width = max(7, *(len(named(e)) for e in shown))
+    lines = [
+        f"verdict       {found.verdict} (level {found.alpha:g} over all)",
+        f"read          {found.cells:,} distinct cells in windows of account keys, statistic: {found.statistic}",
+        "",
+        f"{'account':<{width}}  {found.score:>8}  {'p alone':>9}  {'p of all':>9}  {'max-T':>6}  verdict",
+    ]
+    for e in shown:
+        rank = "-" if e.max_t_pvalue is None else f"{e.max_t_pvalue:.3g}"
+        lines.append(
+            f"{named(e):<{width}}  {e.score:>8.2f}  {console.pvalue(e.log10_p):>9}  "
+            f"{console.pvalue(e.log10_p_holm):>9}  {rank:>6}  {e.verdict}"
+        )
+    if len(found.exposures) > len(shown):
+        lines.append(f"… and {len(found.exposures) - len(shown):,} more")
+    if found.runner_up is not None:
+        lines += ["", f"runner-up     {found.runner_up}, {found.gap:.2f} {found.score} behind the one before"]
+    return "\n".join(lines)

@@ -1,0 +1,327 @@
+"""attribute(): whose answers a suspect learned from. One set of observations, scored under every account's key.
+
+An account is named only when its p-value, corrected for all accounts that were tried, is at most alpha; never for
+standing first. The keys of innocent accounts know nothing of the suspect whatever it learned from others, so the
+chance that any innocent one is named is at most alpha, however many others are rightly named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from watermark import prf
+from watermark.accounts import check_names
+from watermark.errors import AccountsInvalid, TooFewObservations
+from watermark.files import canonical_json, write_whole
+from watermark.keys import Key, decoy_keys
+from watermark.observe import MINIMUM_CELLS
+from watermark.stats.combine import holm, max_t, mean_evalue
+from watermark.stats.many import upper_tails
+from watermark.stats.weighted import WeightedSum
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from watermark.mark import Watermark
+    from watermark.observe import Observations
+
+    Say = Callable[[str, int], None]
+
+FORMAT = "wmark-attribution/1"
+VOTES = "votes"
+NULL = (
+    "the suspect's outputs are statistically independent of the account's key, given the shared key and all other "
+    "accounts' keys; then each distinct cell (window, token) in a window of account keys is green under it with "
+    "probability gamma, independently of the others"
+)
+NOTES = (
+    "The correction covers the accounts and epochs tried here and no others: name all whose answers the suspect may "
+    "have had, closed accounts too, before looking.",
+    "Exposure to an account's answers does not say who passed them on: answers are published and resold, and "
+    "credentials are shared.",
+    "An account with a small share of what the suspect learned is not found; that none was found clears nobody.",
+)
+_KEYS = 4096
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What the answers say of one account and epoch. kid: of its key. totals: green weight by statistic.
+
+    score: the z of the one statistic, or log10 of the mean e-value (`Attribution.score` says which). log10_p: of this
+    account alone; log10_p_holm: corrected for all accounts, which the verdict goes by. max_t_pvalue: the share of
+    decoy panels whose best key did as well, None without decoys.
+    """
+
+    account: str
+    epoch: str
+    kid: str
+    totals: dict[str, int]
+    score: float
+    log10_p: float
+    log10_p_holm: float
+    max_t_pvalue: float | None
+    verdict: Literal["exposure found", "none found"]
+
+
+@dataclass(frozen=True)
+class Decoys:
+    """Panels of decoy keys, as many in each as there are hypotheses. largest: the best score of each panel."""
+
+    panels: int
+    seed: str
+    largest: list[float]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What `attribute` found. exposures: of every account, best score first. hypotheses: how many there are.
+
+    found: names of those with log10_p_holm <= log10(alpha). runner_up: the best of the others; the second best if
+    none was found; gap: by how much score the one before it is ahead. cells: distinct ones in windows of account
+    keys; effective_cells: as many equal weights would vary as steadily.
+    """
+
+    verdict: str
+    alpha: float
+    hypotheses: int
+    found: list[str]
+    runner_up: str | None
+    gap: float | None
+    statistic: str
+    score: Literal["z", "log10 E"]
+    method: str
+    null: str
+    cells: int
+    effective_cells: float
+    gamma: float
+    exposures: list[Exposure]
+    decoys: Decoys | None
+    observations: str
+    mark: dict[str, Any]
+    notes: list[str]
+    software: dict[str, str]
+    created: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of everything but the digest itself."""
+        return hashlib.sha256(canonical_json(self._plain())).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, with format and digest. Account names are in it."""
+        return self._plain() | {"digest": self.digest}
+
+    def save(self, path: str | Path) -> None:
+        """Writes one JSON file, whole or not at all."""
+        text = json.dumps(self.to_json(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        write_whole(Path(path), text.encode() + b"\n")
+
+    def _plain(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"format": FORMAT}
+
+
+def attribute(
+    observations: Observations,
+    mark: Watermark,
+    accounts: Iterable[str],
+    *,
+    epochs: Sequence[str] = ("",),
+    alpha: float = 0.01,
+    statistic: str | None = None,
+    decoys: int = 99,
+    progress: Say | None = None,
+) -> Attribution:
+    """Which accounts' answers the observations depend on.
+
+    observations: read with the mark of any account (`observe(outputs, mark.account(name))`), for all share their
+    windows. mark: the one that accounts are drawn from. accounts: every name that comes into question, closed ones
+    too; epochs: each account is tried in each. alpha: the chance that any innocent account is named. statistic: one
+    of the observations' weights; by default "votes" if there are no others, else the mean of the others' e-values.
+    decoys: panels of as many decoy keys as there are hypotheses, for max-T; its finest p-value is 1 / (1 + decoys).
+
+    Raises MarkInvalid for a mark without accounts, AccountsInvalid for unusable names, TooFewObservations under 50
+    cells, ValueError for an unknown statistic or an alpha outside (0, 1).
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, found {alpha}")
+    if decoys < 0:
+        raise ValueError(f"decoys must be 0 or more, found {decoys}")
+    say = progress or (lambda word, count: None)
+    asked = _asked(list(accounts), list(epochs))
+    keys = [mark.account(name, epoch=epoch).key for name, epoch in asked]
+    cells = _Cells.of(observations, mark.account(asked[0][0]), statistic)
+    totals = cells.totals(keys, say, "keys scored")
+    scores, log10_p = cells.scores(totals), cells.log10_pvalues(totals)
+    adjusted = holm(log10_p)
+    drawn = _decoys(cells, observations.digest, len(keys), decoys, say)
+    ranks = [None] * len(keys) if drawn is None else _ranks(scores, drawn)
+    exposures = [
+        Exposure(
+            account=name,
+            epoch=epoch,
+            kid=key.kid,
+            totals={statistic: int(total) for statistic, total in zip(cells.names, row, strict=True)},
+            score=float(scores[i]),
+            log10_p=float(log10_p[i]) + 0.0,
+            log10_p_holm=float(adjusted[i]) + 0.0,
+            max_t_pvalue=ranks[i],
+            verdict="exposure found" if adjusted[i] <= math.log10(alpha) else "none found",
+        )
+        for i, ((name, epoch), key, row) in enumerate(zip(asked, keys, totals, strict=True))
+    ]
+    return _attribution(exposures, cells, drawn, observations, mark, alpha)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The cells in windows of account keys, their weights (S, n) by statistic, and what makes scores of totals."""
+
+    mark: Watermark
+    windows: NDArray[np.uint32]
+    choices: NDArray[np.uint32]
+    names: tuple[str, ...]
+    weights: NDArray[np.int32]
+    laws: tuple[WeightedSum, ...]
+
+    @classmethod
+    def of(cls, seen: Observations, account: Watermark, statistic: str | None) -> _Cells:
+        names = _statistics(seen, statistic)
+        weights = np.stack([seen.weights[name] for name in names])
+        kept = account.owned(seen.windows) & weights.any(axis=0)
+        if kept.sum() < MINIMUM_CELLS:
+            raise TooFewObservations(
+                f"{int(kept.sum())} distinct cells in windows of account keys, need at least {MINIMUM_CELLS}",
+                hint="query the suspect for more text, and observe it with `mark.account(name)`",
+            )
+        weights = weights[:, kept]
+        laws = tuple(WeightedSum(row, account.scheme.null.mean) for row in weights)
+        return cls(account, seen.windows[kept], seen.choices[kept], names, weights, laws)
+
+    @property
+    def one(self) -> bool:
+        return len(self.names) == 1
+
+    def totals(self, keys: Iterable[Key], say: Say, word: str) -> NDArray[np.int64]:
+        """(m, S), some thousands of keys at a time."""
+        stream, parts = iter(keys), []
+        while some := list(islice(stream, _KEYS)):
+            parts.append(self.mark.totals(self.windows, self.choices, self.weights, some))
+            say(word, sum(map(len, parts)))
+        return np.concatenate(parts)
+
+    def scores(self, totals: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(m, S) totals to (m,) numbers that grow with the evidence."""
+        if self.one:
+            return (totals[:, 0].astype(np.float64) - self.laws[0].mean) / self.laws[0].sd
+        evalues = [law.log10_evalue(column) for law, column in zip(self.laws, totals.T, strict=True)]
+        return mean_evalue(np.stack(evalues), axis=0)
+
+    def log10_pvalues(self, totals: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(m,): exact lattice tails of one statistic, or 1 / E of the mean e-value of several."""
+        if not self.one:
+            return np.minimum(0.0, -self.scores(totals))
+        return upper_tails(self.laws[0], totals[:, 0])
+
+
+def _asked(accounts: list[str], epochs: list[str]) -> list[tuple[str, str]]:
+    check_names(accounts)
+    if not epochs or len(set(epochs)) < len(epochs):
+        raise AccountsInvalid("epochs are named once each, and at least one is needed")
+    return [(name, epoch) for epoch in epochs for name in accounts]
+
+
+def _statistics(seen: Observations, statistic: str | None) -> tuple[str, ...]:
+    if statistic is None:
+        return tuple(name for name in seen.weights if name != VOTES) or (VOTES,)
+    if statistic not in seen.weights:
+        raise ValueError(f"statistic should be one of {', '.join(seen.weights)}, found {statistic!r}")
+    return (statistic,)
+
+
+def _decoys(cells: _Cells, digest: str, size: int, panels: int, say: Say) -> NDArray[np.float64] | None:
+    """Scores of (panels, size) keys that marked nothing, on the same cells; None without panels."""
+    if not panels:
+        return None
+    keys = decoy_keys(bytes.fromhex(digest), panels * size)
+    return cells.scores(cells.totals(keys, say, "decoy keys scored")).reshape(panels, size)
+
+
+def _ranks(scores: NDArray[np.float64], drawn: NDArray[np.float64]) -> list[float | None]:
+    return [float(p) for p in max_t(scores, drawn)]
+
+
+def _attribution(
+    exposures: list[Exposure],
+    cells: _Cells,
+    drawn: NDArray[np.float64] | None,
+    seen: Observations,
+    mark: Watermark,
+    alpha: float,
+) -> Attribution:
+    ordered = sorted(exposures, key=lambda e: (-e.score, e.log10_p, e.account, e.epoch))
+    found = [named(e) for e in ordered if e.verdict == "exposure found"]
+    runner_up, gap = _runner_up(ordered, len(found))
+    tail = "exact lattice tail" if cells.one else "1/E of the mean e-value"
+    return Attribution(
+        verdict=_verdict(found, len(ordered)),
+        alpha=alpha,
+        hypotheses=len(ordered),
+        found=found,
+        runner_up=runner_up,
+        gap=gap,
+        statistic=cells.names[0] if cells.one else f"mean of e-values over {', '.join(cells.names)}",
+        score="z" if cells.one else "log10 E",
+        method=f"{tail} under each account's key, Holm's correction over all of them; max-T over panels of decoy keys",
+        null=NULL,
+        cells=len(cells.choices),
+        effective_cells=cells.laws[0].effective_cells,
+        gamma=cells.laws[0].gamma,
+        exposures=ordered,
+        decoys=None if drawn is None else Decoys(len(drawn), seen.digest, [float(s) for s in drawn.max(axis=1)]),
+        observations=seen.digest,
+        mark=mark.profile(),
+        notes=list(NOTES),
+        software=_software(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def named(exposure: Exposure) -> str:
+    """An account as it is shown: its name, and its epoch where there is one."""
+    return f"{exposure.account} ({exposure.epoch})" if exposure.epoch else exposure.account
+
+
+def _verdict(found: list[str], hypotheses: int) -> str:
+    if found:
+        return f"exposure found to the answers of {len(found)} of {hypotheses} accounts: {', '.join(found)}"
+    return f"none found: no exposure to the answers of any of {hypotheses} accounts"
+
+
+def _runner_up(ordered: list[Exposure], found: int) -> tuple[str | None, float | None]:
+    place = max(1, found)
+    if place >= len(ordered):
+        return None, None
+    return named(ordered[place]), ordered[place - 1].score - ordered[place].score
+
+
+def _software() -> dict[str, str]:
+    found = {"prf": prf.RECIPE, "prf backend": prf.backend()}
+    for name in ("wmark", "numpy", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
