@@ -159,7 +159,8 @@ def refitted(rows: Rows) -> Rows:
     if rows.suspect is None or rows.reference is None or not len(rows.tokens):
         return rows
     everywhere = rows.tokens >= 0
-    known = (everywhere & np.isfinite(rows.suspect) & np.isfinite(rows.reference)).any(axis=1)
+    both = everywhere & np.isfinite(rows.suspect) & np.isfinite(rows.reference)
+    known: NDArray[np.bool_] = np.asarray(both).any(axis=1).reshape(-1)
     if not known.any():
         return rows
     some = np.flatnonzero(known)[:: max(1, len(rows.tokens) // 2000)]
