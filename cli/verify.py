@@ -21,6 +21,7 @@ def verify(
         str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
     ] = None,
     ledger: Annotated[Path | None, typer.Option(help="The ledger that filtered, if one did.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="The plan that the evidence says it was made under.")] = None,
     report: Annotated[Path | None, typer.Option(help="The page that should hold this evidence.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
@@ -46,7 +47,9 @@ def verify(
 
         used = None if mark is None else Watermark.load(mark)
         text = None if used is None or outputs is None else used.tokenizer(tokenizer)
-        found = run(subject, outputs=outputs, mark=used, cells=cells, tokenizer=text, ledger=ledger, page=report)
+        found = run(
+            subject, outputs=outputs, mark=used, cells=cells, tokenizer=text, ledger=ledger, plan=plan, page=report
+        )
         checks = [(check.name, check.detail) for check in found]
         left = taken_as_stated(subject, outputs=outputs, mark=used, cells=cells)
     if json:

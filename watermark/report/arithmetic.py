@@ -42,6 +42,10 @@ def check_arithmetic(found: Evidence) -> Check:
         held.append(_anytime(found, found.anytime))
     for control in found.controls:
         _control(control, found)
+    if found.dose is not None:
+        held.append(_dose(found, found.dose))
+    if found.plan is not None:
+        held.append(_plan(found, found.plan))
     return Check("arithmetic", "; ".join(held))
 
 
@@ -164,6 +168,35 @@ def _control(control: Control, found: Evidence) -> None:
     expected = {VOTES, *(s.name for s in found.weighted.statistics)} if found.weighted else {VOTES}
     if set(control.z) != expected:
         raise ReportInvalid(f"control {control.name} was not put through the suspect's statistics")
+
+
+def _dose(found: Evidence, dose: dict[str, Any]) -> str:
+    """The share and its interval, from the suspect's effect and the controls' as stated."""
+    from watermark.calibrate import effect_of
+    from watermark.stats.dose import Control as Student
+    from watermark.stats.dose import calibrate
+
+    try:
+        effect, se = effect_of(found, dose["statistic"])
+        fitted = calibrate([Student(*(float(value) for value in row)) for row in dose["controls"]])
+        again = fitted.dose(effect, se, level=dose["level"])
+        stated = [dose[name] for name in ("effect", "se", "share", "low", "high")]
+    except (KeyError, TypeError) as error:
+        raise ReportInvalid(f"the dose is not complete: {error}") from None
+    require("the dose (effect, se, share, low, high)", stated, [effect, se, again.share, again.low, again.high])
+    return f"the dose, {again.low:.3g} to {again.high:.3g}, from the controls' effects as stated"
+
+
+def _plan(found: Evidence, plan: dict[str, Any]) -> str:
+    """A confirmatory run departs in nothing, and was held to the plan's level."""
+    status, departures = plan.get("status"), plan.get("mismatches")
+    if status not in ("confirmatory", "exploratory") or not isinstance(departures, list):
+        raise ReportInvalid("the plan's status is neither confirmatory nor exploratory, or its departures are missing")
+    if status == "confirmatory" and departures:
+        raise ReportInvalid(f"the run is called confirmatory, and departs from its plan: {departures[0]}")
+    if status == "confirmatory":
+        require("the plan's level", plan.get("level"), found.alpha)
+    return f"the run is {status} under its plan"
 
 
 def _growing(what: str, values: Sequence[float]) -> None:

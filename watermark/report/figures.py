@@ -1,75 +1,85 @@
-"""The three plots, each with its caption and its table: the same evidence gives the same bytes.
+"""The plots of the page, each with its caption and its table: the same evidence gives the same bytes.
 
-Drawn by matplotlib as SVG, then stripped to what a page needs: no scripts, styles, metadata or links out.
+Where votes decide they are three, all of votes; else those of `weighted_figures`, and votes beside for comparison.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from watermark.errors import ExtraMissing
+from watermark.report.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    Figure,
+    canvas_of,
+    drawing,
+    labelled,
+    margin_labels,
+    sober,
+    svg,
+    whole_numbers,
+)
 from watermark.report.numbers import NARROW, decimals, percent, pvalue, signed, span
+from watermark.report.weighted import decided_by
+from watermark.report.weighted_figures import beside_controls, calibration, stakes
 from watermark.stats.laws import binomial_interval
 
 if TYPE_CHECKING:
     from watermark.evidence import Document, Evidence
 
-INK, GREY, PALE = "#1f2933", "#5b6670", "#b9c7d3"
-BLUE, ORANGE = "#0072b2", "#b84a00"  # Okabe and Ito's blue; their vermilion, darkened to 4.5:1 on white
 FAR = 30.0  # standard deviations beyond which the axis is broken, so that the decoys keep their shape
-_SIZE = (6.2, 2.9)  # inches
 _UNDER_LEGEND = {"left": 0.085, "right": 0.98, "bottom": 0.175, "top": 0.88}
 _BESIDE_LABELS = {"left": 0.085, "right": 0.79, "bottom": 0.175, "top": 0.97}
-_SETTINGS = {
-    "svg.fonttype": "none",
-    "font.size": 9.0,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-}
-_LINE = 0.075  # least distance between two labels in the margin, as a share of the height
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture and its numbers. svg: safe to place in a page as it is. rows: as many cells as columns."""
-
-    name: str
-    title: str
-    svg: str
-    caption: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
 
 
 def figures(evidence: Evidence) -> list[Figure]:
     """All plots of the page, in order. Raises ExtraMissing without matplotlib."""
-    with _drawing():
-        return [key_among_decoys(evidence), evidence_against_text(evidence), rate_by_document(evidence)]
+    with drawing():
+        votes = [key_among_decoys(evidence)]
+        if decided_by(evidence) == "votes":
+            votes += [evidence_against_text(evidence), rate_by_document(evidence)]
+            return [*votes, *_dose(evidence)]
+        weighted = [] if evidence.weighted is None else [beside_controls(evidence)]
+        running = [] if evidence.anytime is None else [stakes(evidence)]
+        if decided_by(evidence) == "e-process":
+            weighted, running = running, weighted
+        return [*weighted, *running, *_dose(evidence), *map(_beside, votes)]
+
+
+def _dose(evidence: Evidence) -> list[Figure]:
+    drawn = calibration(evidence)
+    return [] if drawn is None else [drawn]
+
+
+def _beside(figure: Figure) -> Figure:
+    """A picture of votes where something else decides."""
+    return replace(
+        figure,
+        title="One vote for each cell, for comparison",
+        caption=f"Descriptive; it does not decide here. {figure.caption}",
+    )
 
 
 def key_among_decoys(evidence: Evidence) -> Figure:
     """Histogram of the decoys' green rates, the exact null curve, and our key."""
     edges, counts, expected = _histogram(evidence)
     places = decimals(evidence.gamma, evidence.cells)
-    canvas = _canvas(_UNDER_LEGEND)
+    canvas = canvas_of(_UNDER_LEGEND)
     for axes in _around_key(canvas, evidence, edges):
         _draw_histogram(axes, 100 * edges / evidence.cells, counts, expected, len(evidence.decoys.totals))
     _draw_key(canvas, evidence, percent(evidence.green_rate, places))
     return Figure(
         name="decoys",
         title="Our key among keys that marked nothing",
-        svg=_svg(canvas, "decoys"),
+        svg=svg(canvas, "decoys"),
         caption=_decoys_caption(evidence),
         columns=("green tokens", "green rate", "decoy keys", "expected by chance"),
         rows=[
@@ -86,7 +96,7 @@ def key_among_decoys(evidence: Evidence) -> Figure:
 
 def evidence_against_text(evidence: Evidence) -> Figure:
     """-log10 p after each stretch of text, with the line of alpha."""
-    canvas = _canvas(_BESIDE_LABELS)
+    canvas = canvas_of(_BESIDE_LABELS)
     axes = canvas.add_subplot()
     tokens = [step.tokens for step in evidence.curve]
     strength = [-step.log10_p for step in evidence.curve]
@@ -95,19 +105,19 @@ def evidence_against_text(evidence: Evidence) -> Figure:
     axes.plot(tokens, strength, color=BLUE, linewidth=1.6, marker="o", markersize=2.6)
     axes.set_xlim(0, 1.02 * max(tokens))
     axes.set_ylim(0, 1.12 * max(level, *strength, 1.5))
-    _whole_numbers(axes)
-    _labelled(axes, "tokens read, in reading order", "evidence, −log₁₀ p")
-    _margin_labels(
+    whole_numbers(axes)
+    labelled(axes, "tokens read, in reading order", "evidence, −log₁₀ p")
+    margin_labels(
         axes,
         [
-            (strength[-1], f"p = {pvalue(evidence.log10_p)}", BLUE),
+            (strength[-1], f"p = {pvalue(evidence.curve[-1].log10_p)}", BLUE),
             (level, f"alpha = {evidence.alpha:g}", ORANGE),
         ],
     )
     return Figure(
         name="curve",
         title="Evidence against amount of text",
-        svg=_svg(canvas, "curve"),
+        svg=svg(canvas, "curve"),
         caption=_curve_caption(evidence),
         columns=("answers", "tokens", "cells", "green", "p"),
         rows=[
@@ -121,17 +131,17 @@ def rate_by_document(evidence: Evidence) -> Figure:
     """Green rate of each answer with its 95 % interval, beside chance and all answers together."""
     listed = [d for d in evidence.documents if d.cells]
     places = decimals(evidence.gamma, evidence.cells)
-    canvas = _canvas(_BESIDE_LABELS)
+    canvas = canvas_of(_BESIDE_LABELS)
     axes = canvas.add_subplot()
     _draw_documents(axes, listed)
     axes.axhline(100 * evidence.gamma, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
     axes.axhline(100 * evidence.green_rate, color=BLUE, linewidth=1.6)
     axes.set_xlim(0, len(listed) + 1)
     axes.set_ylim(bottom=0)
-    _whole_numbers(axes)
-    _labelled(axes, "answer, numbered as in the table below", "green rate, %")
+    whole_numbers(axes)
+    labelled(axes, "answer, numbered as in the table below", "green rate, %")
     pooled = 100 * evidence.green_rate
-    _margin_labels(
+    margin_labels(
         axes,
         [
             (pooled, f"all {percent(evidence.green_rate, places)}", BLUE),
@@ -141,7 +151,7 @@ def rate_by_document(evidence: Evidence) -> Figure:
     return Figure(
         name="documents",
         title="Green rate of single answers",
-        svg=_svg(canvas, "documents"),
+        svg=svg(canvas, "documents"),
         caption=_documents_caption(evidence, listed),
         columns=("no.", "answer", "tokens", "cells", "green", "green rate", "95 % interval"),
         rows=[_document_row(number, d) for number, d in enumerate(listed, 1)],
@@ -267,10 +277,10 @@ def _draw_key(canvas: Any, evidence: Evidence, rate: str) -> None:
         color=ORANGE,
         weight="bold",
     )
-    _labelled(main, "green rate, %" + (" (axis broken)" if len(panels) > 1 else ""), "")
+    labelled(main, "green rate, %" + (" (axis broken)" if len(panels) > 1 else ""), "")
     panels[0].set_ylabel("decoy keys")
     for panel in panels:
-        _sober(panel)
+        sober(panel)
     panels[0].legend(
         *main.get_legend_handles_labels(),
         loc="lower left",
@@ -310,88 +320,3 @@ def _document_row(number: int, document: Document) -> tuple[str, ...]:
         percent(document.green / document.cells),
         span(interval),
     )
-
-
-@contextlib.contextmanager
-def _drawing() -> Iterator[None]:
-    """Our settings for a while, whatever the reader's matplotlib was told before."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ExtraMissing("matplotlib", "evidence", "writing the report page") from None
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
-        yield
-
-
-def _canvas(edges: dict[str, float]) -> Any:
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=_SIZE)
-    canvas.subplots_adjust(**edges)
-    return canvas
-
-
-def _labelled(axes: Any, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    _sober(axes)
-
-
-def _sober(axes: Any) -> None:
-    """No frame but the two axes, quiet ticks."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, length=3)
-    axes.patch.set_visible(False)
-
-
-def _whole_numbers(axes: Any) -> None:
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-
-
-def _margin_labels(axes: Any, labels: list[tuple[float, str, str]]) -> None:
-    """Names the lines in the right margin, at their height, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    heights = [(value - low) / (high - low) for value, _, _ in labels]
-    order = np.argsort(heights)
-    shortfall = _LINE - (heights[order[1]] - heights[order[0]])
-    if shortfall > 0:
-        heights[order[0]] -= shortfall / 2
-        heights[order[1]] += shortfall / 2
-    for height, (_, text, colour) in zip(heights, labels):
-        axes.text(1.015, height, text, transform=axes.transAxes, color=colour, va="center", weight="bold")
-
-
-def _svg(canvas: Any, name: str) -> str:
-    """The drawing as one <svg> element, its ids made particular to `name`."""
-    import matplotlib
-
-    drawn = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        canvas.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _stripped(drawn.getvalue().decode(), name)
-
-
-def _stripped(svg: str, name: str) -> str:
-    svg = svg[svg.index("<svg") :].replace("xlink:href", "href").replace("\r", "")
-    svg = re.sub(
-        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>',
-        rf'<svg \1 role="img" aria-labelledby="caption-{name}">',
-        svg,
-        count=1,
-    )
-    svg = re.sub(r"<(style|metadata)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
-    svg = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), svg)
-    return re.sub(r"\s*\n\s*", "\n", svg).strip()
-
-
-def _attributes(style: str) -> str:
-    """`a: b; c: d` as ` a="b" c="d"`, so that the page needs no inline styles; the page's font is used."""
-    pairs = [part.split(":", 1) for part in style.split(";") if ":" in part]
-    return "".join(f' {name.strip()}="{value.strip()}"' for name, value in pairs if name.strip() != "font-family")

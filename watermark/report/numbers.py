@@ -64,3 +64,11 @@ def signed(number: float, places: int) -> str:
 def two_digits(count: float) -> int:
     """The count rounded to two significant digits."""
     return int(float(f"{count:.2g}"))
+
+
+def evalue(log10_e: float) -> str:
+    """An e-value: "0.14", "820", and beyond 10,000 or below 0.0001 as a power of ten."""
+    if -4 < log10_e < 4:
+        value = 10**log10_e
+        return f"{two_digits(value):,}" if value >= 100 else f"{value:.2g}"
+    return scientific(log10_e)

@@ -10,7 +10,6 @@ import hashlib
 import html
 import json
 import re
-import shlex
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,19 +20,17 @@ from typing import TYPE_CHECKING, Any
 from watermark.errors import ExtraMissing
 from watermark.evidence import Evidence
 from watermark.files import canonical_json, write_whole
-from watermark.report import numbers
+from watermark.report.commands import commands, missing
 from watermark.report.figures import figures
-from watermark.report.words import LIMITS, SKIPPED_BECAUSE, above, summary
+from watermark.report.planned import banner, dose_words, flat
+from watermark.report.results import results, tables
+from watermark.report.weighted import meanings
+from watermark.report.words import SKIPPED_BECAUSE, limits, notes, summary
 
 if TYPE_CHECKING:
     from watermark.evidence import ShownDocument, ShownToken
 
 SHOWN_TOKENS = 250
-_ALTERNATIVES = {
-    "greater": "alternative “greater”: more green tokens than chance",
-    "less": "alternative “less”: fewer green tokens than chance",
-    "two-sided": "alternative “two-sided”: more or fewer green tokens than chance",
-}
 _LONGEST_PIECE = 40
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _DATA = re.compile(r'<pre id="evidence-json"[^>]*>(.*?)</pre>', re.DOTALL)
@@ -78,12 +75,18 @@ def page(evidence: Evidence) -> str:
         summary=summary(evidence),
         figures=figures(evidence),
         sheets=[sheet(document) for document in evidence.shown],
-        results=_results(evidence),
+        banner=banner(evidence),
+        results=results(evidence),
+        tables=tables(evidence),
+        meanings=meanings(evidence),
+        dose=dose_words(evidence),
         skipped=[(why, count, SKIPPED_BECAUSE.get(why, "")) for why, count in evidence.skipped.items()],
-        mark=_flat(evidence.mark),
-        options=_flat(evidence.options),
-        limits=LIMITS,
-        commands=_commands(evidence),
+        mark=flat(evidence.mark),
+        options=flat(evidence.options),
+        limits=limits(evidence),
+        notes=notes(evidence),
+        commands=commands(evidence),
+        missing=missing(evidence),
         created=_dated(evidence.created),
         data=json.dumps(evidence.to_json(), indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False),
     )
@@ -149,89 +152,6 @@ def _style(evidence: Evidence) -> str:
 def _in_one_order(evidence: Evidence) -> Evidence:
     """The evidence with sorted names: fresh from `detect` or read back, it gives the same page."""
     return Evidence.from_json(json.loads(canonical_json(evidence.to_json())))
-
-
-def _results(evidence: Evidence) -> list[tuple[str, str, str]]:
-    """(figure, value, what it means)."""
-    places = numbers.decimals(evidence.gamma, evidence.cells)
-    decoys = len(evidence.decoys.totals)
-    reach = evidence.detectable_rate
-    return [
-        ("Distinct cells scored, n", f"{evidence.cells:,}", "(window, token) pairs, each counted once"),
-        ("Green cells", f"{evidence.green:,}", f"expected by chance: {evidence.cells * evidence.gamma:,.0f}"),
-        ("Chance, gamma", numbers.percent(evidence.gamma, places), "share of cells that any key makes green"),
-        (
-            "Green rate",
-            numbers.percent(evidence.green_rate, places),
-            f"95 % interval {numbers.span(evidence.green_rate_interval, places)} (Clopper and Pearson)",
-        ),
-        (
-            "z",
-            numbers.signed(evidence.z, 2),
-            "standard deviations from chance; descriptive, no p-value is taken from it",
-        ),
-        ("p, exact", numbers.pvalue(evidence.log10_p), f"log₁₀ p = {numbers.signed(evidence.log10_p, 3)}"),
-        (
-            "Chernoff’s bound on p",
-            numbers.pvalue(evidence.log10_chernoff),
-            f"log₁₀ = {numbers.signed(evidence.log10_chernoff, 3)}; upper tail, short enough to check by "
-            "hand, never below the exact p",
-        ),
-        (
-            "Rank among decoys, p",
-            numbers.pvalue_of(evidence.decoys.rank_pvalue),
-            f"{above(evidence)}; the least that {decoys:,} decoys can give is {numbers.pvalue_of(1 / (decoys + 1))}",
-        ),
-        (
-            "Level, alpha",
-            f"{evidence.alpha:g}",
-            _ALTERNATIVES.get(evidence.alternative, evidence.alternative),
-        ),
-        (
-            f"Found with probability {numbers.percent(evidence.power, 0)}",
-            "none" if reach is None else numbers.percent(reach, places),
-            "the green rate that an upper-tail test of this size and level would have found",
-        ),
-    ]
-
-
-def _flat(described: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested description as (dotted name, value) pairs."""
-    pairs: list[tuple[str, str]] = []
-    for name, value in described.items():
-        if isinstance(value, dict) and value:
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((prefix + name, value if isinstance(value, str) else json.dumps(value)))
-    return pairs
-
-
-def _commands(evidence: Evidence) -> list[str]:
-    """What to type to check the arithmetic; and, where the outputs were a file, to recompute all and to test again."""
-    arithmetic = "wmark verify evidence.json"
-    if "outputs" not in evidence.inputs:
-        return [arithmetic]
-    outputs, shared = _named(evidence, "outputs"), ["--mark MARK.wmark"]
-    if "ledger" in evidence.inputs:
-        shared.append(f"--ledger {_named(evidence, 'ledger')}")
-    if evidence.mark.get("tokenizer"):
-        shared.append("--tokenizer MODEL_FOLDER")
-    files = " ".join(shared)
-    return [arithmetic, f"{arithmetic} --outputs {outputs} {files}", f"wmark detect {outputs} {files} {_how(evidence)}"]
-
-
-def _how(evidence: Evidence) -> str:
-    """The options of `wmark detect` that this test was made with."""
-    options = evidence.options
-    parts = [f"--decoys {len(evidence.decoys.totals)}", f"--alpha {evidence.alpha:g}"]
-    parts.append(f"--alternative {evidence.alternative}")
-    parts += ["--skip-bad"] if options.get("skip_bad") else []
-    parts += [f"--field {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in options.get("fields", {}).items()]
-    return " ".join(parts)
-
-
-def _named(evidence: Evidence, role: str) -> str:
-    return shlex.quote(evidence.inputs[role]["name"])
 
 
 def _dated(created: str) -> str:

@@ -29,6 +29,7 @@ def verify(
     cells: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     ledger: str | Path | None = None,
+    plan: str | Path | None = None,
     page: str | Path | None = None,
 ) -> list[Check]:
     """Recomputes evidence; raises ReportInvalid naming the first thing that does not hold.
@@ -36,8 +37,8 @@ def verify(
     evidence: or its file, whose digest is then checked. Without more, what follows from the evidence itself is
     recomputed. cells: the file that `detect` wrote; all decoys and every statistic's law are computed again, and
     with `mark` our own totals too. With `mark` and `outputs`, evidence from text is made anew; where a model was
-    read, its readings cannot be made from outputs, and `cells` holds them. page: the HTML report must hold this
-    evidence. `taken_as_stated` says what was not recomputed.
+    read, its readings cannot be made from outputs, and `cells` holds them. plan: the one the evidence names, by
+    digest. page: the HTML report must hold this evidence. `taken_as_stated` says what was not recomputed.
     """
     found = evidence if isinstance(evidence, Evidence) else Evidence.load(evidence)
     checks = [Check("digest", f"the evidence matches its digest {found.digest[:16]}…")]
@@ -54,6 +55,8 @@ def verify(
         checks.append(check_cells(found, Path(cells), mark))
     if mark is not None and outputs is not None and found.access == "text":
         checks.append(_recomputed(found, Path(outputs), mark, tokenizer, ledger))
+    if plan is not None:
+        checks.append(_same_plan(found, Path(plan)))
     if page is not None:
         checks.append(_same_page(found, Path(page)))
     return checks
@@ -94,7 +97,7 @@ def taken_as_stated(
     if found.controls:
         left.append("the controls were taken as stated: their cells are not kept; run detect again to recompute them")
     if found.dose is not None:
-        left.append("the dose was taken as stated: it rests on control students")
+        left.append("the control students' effects, on which the dose rests, were taken as stated")
     return left
 
 
@@ -120,6 +123,18 @@ def _same_mark(found: Evidence, mark: Watermark) -> Check:
             f"commitment {str(found.mark.get('commitment'))[:16]}…)"
         )
     return Check("mark", f"the key opens the commitment {mark.key.commitment[:16]}…")
+
+
+def _same_plan(found: Evidence, path: Path) -> Check:
+    from watermark.plan import read_plan
+
+    planned = read_plan(path)
+    if found.plan is None:
+        raise ReportInvalid(f"the evidence was made without a plan, but {path} was given")
+    exploratory = found.plan.get("status") == "exploratory"
+    if not close(found.plan, planned.stamp(list(found.plan["mismatches"]), exploratory=exploratory)):
+        raise ReportInvalid(f"{path} is not the plan of this evidence: its digest is {planned.digest[:16]}…")
+    return Check("plan", f"{path.name} is the plan with digest {planned.digest[:16]}…, made {planned.created}")
 
 
 def _recomputed(

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from watermark.detect import INCONCLUSIVE_LIFT
+from watermark.report import weighted
 from watermark.report.numbers import NARROW, decimals, odds, percent, pvalue, span, two_digits
+from watermark.report.planned import aimed, banner
 from watermark.stats.laws import detectable_rate
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ LIMITS = (
 SKIPPED_BECAUSE = {
     "no full window before it": "the key looks at the tokens before; the first tokens of an answer lack them",
     "special token": "control tokens are placed by software, not chosen by a model",
+    "window earlier in the same answer": "what followed it there may have been copied from the text",
     "window in the prompt": "the text may have been copied from the question",
     "cell counted before": "each cell votes once; repetition is not evidence",
     "window not in the ledger": "only windows that were served in marked answers are scored",
@@ -67,31 +70,42 @@ class Summary:
 
 def summary(evidence: Evidence) -> Summary:
     """The verdict in sentences that a reader without statistics can repeat correctly."""
+    votes = weighted.decided_by(evidence) == "votes"
     return Summary(
         headline=_headline(evidence),
-        found=_found(evidence),
-        sure=_sure(evidence),
-        power=_power(evidence),
+        found=_found(evidence) if votes else weighted.found(evidence),
+        sure=_sure(evidence) if votes else weighted.sure(evidence),
+        power=_power(evidence) + aimed(evidence) if evidence.weighted is None else weighted.power(evidence),
         next_step=_next_step(evidence) if evidence.verdict == "inconclusive" else "",
         does_not_show=_does_not_show(evidence),
     )
 
 
 def above(evidence: Evidence) -> str:
-    """ "none of the 999 decoy keys did as well" and its kin."""
-    count = len(evidence.decoys.totals)
-    as_well = round(evidence.decoys.rank_pvalue * (1 + count)) - 1
-    if as_well == 0:
-        return f"none of the {count:,} decoy keys did as well"
-    return f"{as_well:,} of the {count:,} decoy keys did at least as well"
+    """ "none of the 999 decoy keys did as well" and its kin, of votes."""
+    return weighted.beaten(evidence.decoys.rank_pvalue, len(evidence.decoys.totals))
+
+
+def limits(evidence: Evidence) -> tuple[str, ...]:
+    """All that the page does not show."""
+    return LIMITS if weighted.decided_by(evidence) == "votes" else (*LIMITS, *weighted.LIMITS)
+
+
+def notes(evidence: Evidence) -> list[str]:
+    """The evidence's own notes, and what was read or not that a reader should know."""
+    return [*evidence.notes, *weighted.notes(evidence)]
 
 
 def _headline(evidence: Evidence) -> str:
+    subject = weighted.subject(evidence)
+    shown = banner(evidence)
+    if evidence.verdict == "evidence found" and shown is not None and shown.exploratory:
+        return f"It suggests that {subject} depend on our key; a run that keeps to its plan must confirm it."
     if evidence.verdict == "evidence found":
-        return "These outputs depend on our key."
+        return f"{subject[0].upper()}{subject[1:]} depend on our key."
     if evidence.verdict == "no evidence found":
-        return "We found no evidence that these outputs depend on our key."
-    return "There is too little text to say whether these outputs depend on our key."
+        return f"We found no evidence that {subject} depend on our key."
+    return f"There is too little text to say whether {subject} depend on our key."
 
 
 def _found(evidence: Evidence) -> str:
@@ -130,11 +144,16 @@ def _next_step(evidence: Evidence) -> str:
     needed = cells_needed(evidence)
     tokens = two_digits(needed * evidence.tokens_read / evidence.cells)
     rate, power = percent(evidence.gamma + INCONCLUSIVE_LIFT), percent(evidence.power, 0)
-    return (
-        f"Collect more of the suspect's text: about {two_digits(needed):,} scored tokens in all (some "
-        f"{tokens:,} tokens of answers, {evidence.tokens_read:,} were read) let a green rate of {rate} be "
-        f"found with probability {power}. Then test the whole collection once. Adding text until the result "
-        "pleases would make the p-value wrong."
+    begun = "Read the suspect over more text" if evidence.access == "logits" else "Collect more of the suspect's text"
+    text = (
+        f"{begun}: about {two_digits(needed):,} scored tokens in all (some "
+        f"{tokens:,} tokens of {weighted.texts(evidence)}, {evidence.tokens_read:,} were read) let a green rate of "
+        f"{rate} be found with probability {power}. "
+    )
+    if weighted.decided_by(evidence) == "e-process":
+        return text + "The e-process goes on where it stands: that one looked before does it no harm."
+    return text + (
+        "Then test the whole collection once. Adding text until the result pleases would make the p-value wrong."
     )
 
 
