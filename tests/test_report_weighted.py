@@ -282,6 +282,37 @@ def test_controls_dose_and_plan_are_held_to_what_they_say(found: Evidence) -> No
             verify(dataclasses.replace(found, **change))
 
 
+def test_a_plan_is_known_by_its_digest(found: Evidence, bench: Bench, tmp_path: Path) -> None:
+    from watermark.plan import plan
+
+    (tmp_path / "probes.txt").write_text("one question\n")
+    for name, decoys in (("kept", 999), ("other", 99)):
+        made = plan(bench.mark, access="logits", prompts=tmp_path / "probes.txt", slope=4.0, decoys=decoys)
+        made.save(tmp_path / f"{name}.json")
+        if name == "kept":
+            planned = dataclasses.replace(found, plan=made.stamp([], exploratory=False))
+    assert verify(planned, plan=tmp_path / "kept.json")[-1].name == "plan"
+    with pytest.raises(ReportInvalid, match="is not the plan of this evidence"):
+        verify(planned, plan=tmp_path / "other.json")
+    with pytest.raises(ReportInvalid, match="made without a plan"):
+        verify(found, plan=tmp_path / "kept.json")
+
+
+@pytest.mark.parametrize("access", ["samples", "text and reference"])
+def test_other_readings_have_their_words_and_recompute(bench: Bench, tmp_path: Path, access: str) -> None:
+    reading: dict[str, Any] = {"samples": True} if access == "samples" else {"reference": bench.base}
+    path = tmp_path / "cells.npz"
+    evidence = detect(bench.texts(12), bench.mark, tokenizer=bench.tokenizer, cells=path, decoys=DECOYS, **reading)
+    assert evidence.access == access
+    assert verify(evidence, cells=path, mark=bench.mark)[-1].name == "recomputed"
+    words = words_of(page(evidence))
+    assert "Do these outputs depend on the secret key?" in words
+    assert {"samples": "in many answers to each prompt", "text and reference": "which tokens the suspect wrote"}[
+        access
+    ] in words
+    assert {"samples": "--samples", "text and reference": "--reference base"}[access] in words
+
+
 def test_text_evidence_recomputes_from_its_cells_too(bench: Bench, tmp_path: Path) -> None:
     texts, path = bench.texts(12), tmp_path / "votes.npz"
     evidence = detect(texts, bench.mark, tokenizer=bench.tokenizer, cells=path, decoys=DECOYS)

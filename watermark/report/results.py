@@ -73,9 +73,9 @@ def statistics(evidence: Evidence) -> Table:
     ]
     return Table(
         "Each statistic by itself",
-        f"{reference} All were fixed before looking, by what was read; the test averages their e-values. A "
-        "statistic’s own p holds for whoever had chosen that one alone. Effective cells: as many cells of "
-        "equal weight would vary as steadily.",
+        f"{reference} Which statistics there are follows from what was read, not from what they show; the test "
+        "averages their e-values. A statistic’s own p holds for whoever had chosen that one alone. Effective cells: "
+        "as many cells of equal weight would vary as steadily.",
         (
             "Statistic",
             "z",

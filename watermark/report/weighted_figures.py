@@ -108,7 +108,8 @@ def calibration(evidence: Evidence) -> Figure | None:
     if is_number(effect := dose.get("effect")):
         axes.axhline(float(str(effect)), color=ORANGE, linewidth=1.2, linestyle=(0, (5, 3)))
         labels.append((float(str(effect)), "the suspect", ORANGE))
-    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    axes.set_xscale("function", functions=(_root, _square))
+    axes.set_xlim(left=-0.1)
     ticks = [tick for tick in (0, 1, 5, 20, 50, 100) if tick <= max(1, 100 * shares.max(), 100 * high)]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     labelled(axes, "marked share of the control’s training text, % (square root scale)", "effect")
@@ -125,6 +126,14 @@ def calibration(evidence: Evidence) -> Figure | None:
         columns=("control", "share", "effect", "standard error"),
         rows=[(str(n), percent(s), signed(e, 2), f"{error:.2f}") for n, (s, e, error) in enumerate(points, 1)],
     )
+
+
+def _root(values: Any) -> Any:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _square(values: Any) -> Any:
+    return np.sign(values) * np.square(values)
 
 
 def _scores(evidence: Evidence) -> dict[str, float]:
