@@ -134,7 +134,7 @@ class WeightedSum:
         return Tail(min(0.0, smaller.log10_p + math.log10(2)), smaller.method)
 
     def log10_pvalue(self, total: int, *, alternative: Alternative = "greater") -> float:
-        """log10 of `tail`: to 1e-9 relative in p, and for very deep tails 1e-10 relative in log10 p. Raises as it does."""
+        """log10 of `tail`: to 1e-9 relative in p, or 1e-10 relative in log10 p where very deep. Raises as it does."""
         return self.tail(total, alternative=alternative).log10_p
 
     def log10_chernoff(self, total: int, *, alternative: Alternative = "greater") -> float:
