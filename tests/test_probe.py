@@ -98,6 +98,16 @@ def test_samples_have_ids_and_seeds_of_their_own(out):
     assert len(set(seeds)) == 6
 
 
+def test_a_chat_is_sent_and_kept_turn_by_turn(out):
+    turns = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"})
+    chat = [Prompt("c", "Be brief.\nWhy?", turns)]
+    with fake() as server:
+        probe(server.url, out, prompts=chat)
+        assert server.requests[0]["messages"] == list(turns)
+        assert probe(server.url, out, prompts=chat).made == 0
+    assert next(iter(Outputs(out))).messages == turns
+
+
 def test_more_samples_extend_a_run(out):
     with fake() as server:
         probe(server.url, out, prompts=TWELVE[:2])
@@ -185,6 +195,14 @@ def test_stop_sees_every_answer_once_and_ends_the_run(out):
         seen.clear()
         assert probe(server.url, out, stop=stop).made == 0
         assert [o.id for o in seen] == [a["id"] for a in lines(out)]
+
+
+def test_stop_sees_what_the_file_will_say(out):
+    seen = []
+    with fake() as server:
+        probe(server.url, out, draw=Draw(logprobs=2), stop=lambda new: bool(seen.extend(new)))
+    assert seen == list(Outputs(out))
+    assert len(seen[0].logprobs[0].top) == 2
 
 
 def test_stop_that_never_says_so_sees_all(out):
@@ -393,8 +411,11 @@ def test_another_models_name_is_refused_unless_allowed(out):
         assert probe(server.url, out, any_model=True).model == "large"
 
 
-@pytest.mark.parametrize("name, same", [("small-2026-01-31", True), ("small-20260131", True), ("small@main", True),
-    ("small-turbo", False), ("small-2026-01-31-tuned", False), ("-2026-01-31", False), ("2026-01-31", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, same",
+    [("small-2026-01-31", True), ("small-20260131", True), ("small@main", True), ("small-turbo", False),
+     ("small-2026-01-31-tuned", False), ("-2026-01-31", False), ("2026-01-31", False)],
+)  # fmt: skip
 def test_a_version_of_the_model_is_the_model_asked_for(out, name, same):
     with fake(lambda path, body, number: (200, {}, good(path, body, model=name))) as server:
         if same:

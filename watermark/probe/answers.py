@@ -13,9 +13,10 @@ from typing import Any
 
 from watermark.errors import OutputsInvalid
 from watermark.files import append_whole, canonical_json
-from watermark.outputs import Output
+from watermark.outputs import Output, Outputs
 from watermark.probe.log import answer_digest
 from watermark.probe.question import Attempt, Question
+from watermark.prompts import Prompt
 
 _START = b'{"id":"'
 
@@ -24,7 +25,7 @@ _START = b'{"id":"'
 class Kept:
     """What is remembered of an answer that is on disk."""
 
-    prompt: str
+    prompt: str | list[dict[str, str]]
     digest: str
     empty: bool
     cut: bool
@@ -51,7 +52,7 @@ class AnswerFile:
     def check(self, questions: list[Question]) -> None:
         """Refuses a file that answers another prompt under an id of ours."""
         for question in questions:
-            if question.id in self.done and self.done[question.id].prompt != question.prompt.text:
+            if question.id in self.done and self.done[question.id].prompt != _asked(question.prompt):
                 raise OutputsInvalid(
                     f"{self.path} holds an answer to another prompt under the id {question.id!r}; nothing was written",
                     hint="choose another --output, or give the prompts ids of their own",
@@ -80,7 +81,7 @@ def answer_file(path: Path) -> Iterator[AnswerFile]:
 
 
 def to_answer(attempt: Attempt) -> dict[str, Any]:
-    """The line of an attempt that was answered: {id, prompt, text, logprobs?, meta}."""
+    """The line of an attempt that was answered: {id, prompt, text, logprobs?, meta}. A chat's prompt is its turns."""
     question, reply = attempt.question, attempt.reply
     if reply is None:
         raise ValueError("an attempt without a reply has no answer")
@@ -96,24 +97,25 @@ def to_answer(attempt: Attempt) -> dict[str, Any]:
         meta["token_ids"] = reply.token_ids
     if reply.mended:
         meta["mended"] = True
-    answer = {"id": question.id, "prompt": question.prompt.text, "text": reply.text, "meta": meta}
+    answer = {"id": question.id, "prompt": _asked(question.prompt), "text": reply.text, "meta": meta}
     return answer | ({"logprobs": reply.logprobs} if reply.logprobs is not None else {})
 
 
-def to_output(answer: dict[str, Any]) -> Output:
-    """An answer's line as `watermark.outputs` reads it."""
-    logprobs = {"logprobs": answer["logprobs"]} if "logprobs" in answer and _has_logprobs() else {}
-    return Output(id=answer["id"], text=answer["text"], prompt=answer["prompt"], **logprobs)
+def to_output(path: Path, answer: dict[str, Any]) -> Output:
+    """An answer's line exactly as it will be read from its file, by the same reader."""
+    return Outputs(path)._output(answer, f"{path}, answer {answer['id']}", 0)
 
 
-def _has_logprobs() -> bool:
-    return "logprobs" in Output.__dataclass_fields__
+def _asked(prompt: Prompt) -> str | list[dict[str, str]]:
+    """As text where it is one turn of the user's, else all turns."""
+    alone = len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user"
+    return prompt.text if alone else list(prompt.messages)
 
 
 def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(line)
-        good = all(isinstance(answer[name], str) for name in ("id", "prompt", "text"))
+        good = all(isinstance(answer[name], str) for name in ("id", "text")) and "prompt" in answer
         good = good and {"finish_reason", "response_sha256"} <= set(answer["meta"]) and canonical_json(answer) == line
     except (ValueError, KeyError, TypeError):
         good = False

@@ -157,7 +157,7 @@ def _token(text: str) -> dict[str, Any]:
 def _logprob(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value <= 0.01:  # not: NaN compares false
         raise BadReply(f"a log-probability that cannot be one ({str(value)[:20]})")
-    return float(max(value, IMPOSSIBLE))
+    return float(min(max(value, IMPOSSIBLE), 0))
 
 
 def _likeliest(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -137,7 +137,7 @@ class Run:
                 self.answers.append(answer)
                 self.made += 1
                 if self._stop is not None:
-                    self._new.append(to_output(answer))
+                    self._new.append(to_output(self.answers.path, answer))
 
     def _weigh(self, attempt: Attempt) -> None:
         """Counts what failed, and decides whether the run can go on."""
