@@ -9,7 +9,22 @@ from typing import Annotated
 
 import typer
 
-from . import clash, console, demo, detect, doctor, generate, keygen, report, verify
+from . import (
+    attribute,
+    calibrate,
+    clash,
+    console,
+    demo,
+    detect,
+    doctor,
+    generate,
+    keygen,
+    plan,
+    probe,
+    prompts,
+    report,
+    verify,
+)
 
 app = typer.Typer(
     name="wmark",
@@ -22,7 +37,12 @@ app = typer.Typer(
 for command in (
     keygen.keygen,
     generate.generate,
+    plan.plan,
+    prompts.prompts,
+    probe.probe,
     detect.detect,
+    calibrate.calibrate,
+    attribute.attribute,
     report.report,
     verify.verify,
     demo.demo,

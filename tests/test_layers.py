@@ -18,7 +18,8 @@ ORDER = (
     ("probe",),
     ("access", "evidence"),
     ("assess",),
-    ("attribute", "detect"),
+    ("calibrate", "plan"),
+    ("attribute", "detect", "watch"),
     ("report",),
     ("demo",),
 )

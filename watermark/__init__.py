@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from watermark.attribute import Attribution, attribute
+    from watermark.calibrate import calibrate
     from watermark.detect import detect
     from watermark.embed.transformers import Embedder
     from watermark.errors import WatermarkError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from watermark.mark import Watermark, load_profile, save_profile
     from watermark.observe import Observations, observe
     from watermark.outputs import Output, Outputs
+    from watermark.plan import Plan, plan, read_plan
     from watermark.report.page import render
     from watermark.report.verify import verify
     from watermark.schemes import GreenList, Scheme
@@ -34,17 +36,21 @@ _HOMES = {
     "Observations": "watermark.observe",
     "Output": "watermark.outputs",
     "Outputs": "watermark.outputs",
+    "Plan": "watermark.plan",
     "Record": "watermark.ledger",
     "Scheme": "watermark.schemes",
     "Tokenizer": "watermark.tokenizer",
     "Watermark": "watermark.mark",
     "WatermarkError": "watermark.errors",
     "attribute": "watermark.attribute",
+    "calibrate": "watermark.calibrate",
     "check_scheme": "watermark.testing",
     "detect": "watermark.detect",
     "load_profile": "watermark.mark",
     "observe": "watermark.observe",
+    "plan": "watermark.plan",
     "read_ledger": "watermark.ledger",
+    "read_plan": "watermark.plan",
     "render": "watermark.report",
     "save_profile": "watermark.mark",
     "verify": "watermark.report",
@@ -60,17 +66,21 @@ __all__ = [
     "Observations",
     "Output",
     "Outputs",
+    "Plan",
     "Record",
     "Scheme",
     "Tokenizer",
     "Watermark",
     "WatermarkError",
     "attribute",
+    "calibrate",
     "check_scheme",
     "detect",
     "load_profile",
     "observe",
+    "plan",
     "read_ledger",
+    "read_plan",
     "render",
     "save_profile",
     "verify",

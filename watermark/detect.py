@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ import numpy as np
 from watermark import prf
 from watermark.access import Found, Request, read
 from watermark.assess import anytime, control, directed_rank, stacked, weighted
+from watermark.calibrate import Calibrated, read_calibration
 from watermark.evidence import Anytime, Decoys, Document, Evidence, ShownDocument, ShownToken, Step, Verdict, Weighted
 from watermark.files import sha256_of
 from watermark.keys import decoy_keys
@@ -32,6 +34,8 @@ from watermark.observe import (
 )
 from watermark.observe.text import VOTES
 from watermark.outputs import Output, Outputs
+from watermark.plan import Held, Plan, read_plan
+from watermark.probe.log import was_watched
 from watermark.stats.laws import (
     Alternative,
     Law,
@@ -77,6 +81,10 @@ def detect(
     alpha: float = 0.001,
     alternative: Alternative = "greater",
     stopped: bool = False,
+    plan: str | Path | Plan | None = None,
+    exploratory: bool = False,
+    calibration: str | Path | Calibrated | None = None,
+    ambient: str | Path | Evidence | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Evidence:
     """Whether a suspect depends on the mark's key, from its answers or from the model itself.
@@ -89,13 +97,42 @@ def detect(
     say which are frequent, for the normed weights; by default the ledger's. cells: writes what was read here, so
     that `verify` can recompute it. decoys: keys drawn for the rank, at least 99. alpha: the level chosen before
     looking. alternative: "two-sided" also finds a suspect who was pushed towards red. stopped: the answers were
-    collected until the e-process was content; then it alone decides, for the others assume that nobody looked.
-    progress: called with a word and a count. Raises WatermarkError children for unusable input.
+    collected until the e-process was content (so it is if their query log says that they were watched); then it
+    alone decides, for the others assume that nobody looked.
+    plan: made before the first question; a run that differs from it raises PlanMismatch, or is called `exploratory`
+    in the evidence. calibration: of control students, for a dose; ambient: evidence of a model exposed as the public
+    is, whose dose stands beside. progress: called with a word and a count. Raises WatermarkError children for
+    unusable input.
     """
     _check_options(alpha, alternative, decoys)
+    if (exploratory and plan is None) or (ambient is not None and calibration is None):
+        raise ValueError("exploratory departs from a plan, ambient stands beside a dose: pass plan or calibration too")
     source = Outputs(Path(outputs)) if isinstance(outputs, (str, Path)) else outputs
+    source = source if isinstance(source, Outputs) or plan is None else list(source)
     say = progress or (lambda word, count: None)
+    path = getattr(source, "path", None)
+    stopped = stopped or (path is not None and was_watched(path))
     access = _access(suspect is not None, logprobs, samples, reference is not None, bool(controls))
+    held = None
+    if plan is not None:
+        held = Held(
+            read_plan(plan),
+            exploratory,
+            source,
+            {
+                "mark": mark,
+                "access": access,
+                "reference": reference,
+                "alpha": alpha,
+                "alternative": alternative,
+                "decoys": decoys,
+                "stopped": stopped,
+                "ledger": ledger is not None,
+                "clean": clean,
+            },
+        )
+        held.stamp()
+    scale = None if calibration is None else read_calibration(calibration)
     served = None if ledger is None else served_windows(read_ledger(ledger), mark)
     request = Request(source, mark, tokenizer, served, _often(ledger, clean, mark, tokenizer))
     if access == "text":
@@ -105,7 +142,8 @@ def detect(
         found = read(request, access, suspect=suspect, reference=reference, controls=controls or {}, say=say)
     if cells is not None:
         save_cells(found.seen, cells)
-    return judge(
+    stamp = None if held is None else held.stamp(found.seen)
+    evidence = judge(
         found,
         mark,
         access=access,
@@ -119,6 +157,8 @@ def detect(
         bad_records=getattr(source, "skipped", 0),
         say=say,
     )
+    dose = None if scale is None else scale.dose(evidence, ambient=_loaded(ambient))
+    return replace(evidence, plan=stamp, dose=dose)
 
 
 def judge(
@@ -250,6 +290,10 @@ def _often(
         texts = Outputs(Path(clean)) if isinstance(clean, (str, Path)) else clean
         return counted_windows(texts, mark, tokenizer)
     return None if ledger is None else counted_records(read_ledger(ledger), mark)
+
+
+def _loaded(evidence: str | Path | Evidence | None) -> Evidence | None:
+    return evidence if isinstance(evidence, Evidence) or evidence is None else Evidence.load(evidence)
 
 
 def _named(model: str | Path | Model | None) -> str | None:

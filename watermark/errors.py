@@ -8,6 +8,7 @@ WatermarkError
 ├── OutputsInvalid       a suspect's outputs that cannot be read
 ├── SuspectUnusable      a suspect or reference model that cannot be read: no numbers, or no difference
 ├── PlanMismatch         a run that is not the one that was planned
+├── CalibrationInvalid   control students that do not say what an effect means
 ├── TooFewObservations   too little text to say anything
 ├── LedgerInvalid        a ledger whose chain does not verify
 ├── EmbeddingRefused     a way of generating that cannot carry the mark
@@ -53,6 +54,10 @@ class SuspectUnusable(WatermarkError):
 
 class PlanMismatch(WatermarkError):
     """A run that is not the one that was planned."""
+
+
+class CalibrationInvalid(WatermarkError):
+    """Control students were tested otherwise than the suspect, or do not tell shares apart."""
 
 
 class TooFewObservations(WatermarkError):

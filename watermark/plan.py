@@ -1,0 +1,541 @@
+"""plan(): before the first question, how much to ask, and what will be done with the answers; then held to it.
+
+A plan fixes everything that could be chosen after looking. `detect(plan=...)` refuses a run that differs from it,
+or calls the run exploratory. JSON, format `wmark-plan/1`; it holds the key's commitment, never the key.
+
+How much to ask comes from slopes measured on students (`power.json`, made by benchmarks/study/slopes.py): they hold
+for those models and that training. Your own control student tells more: `slope`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from watermark.errors import PlanMismatch
+from watermark.files import canonical_json, sha256_of, write_whole
+from watermark.observe.text import VOTES
+from watermark.observe.weights import FROM_SAMPLES, FROM_TEXT, NORMED, WITH_REFERENCE, WITHOUT_REFERENCE
+from watermark.probe.log import log_path, read_log
+from watermark.prompts import read_prompts
+from watermark.schemes import scheme_to_json
+from watermark.stats.laws import Alternative
+from watermark.stats.power import Test, power_of, smallest_share, tokens_needed
+from watermark.tokenizer import model_path
+
+if TYPE_CHECKING:
+    from watermark.mark import Watermark
+    from watermark.observe import Observations
+    from watermark.outputs import Output
+
+FORMAT = "wmark-plan/1"
+Access = Literal["text", "samples", "log-probabilities", "logits"]
+Stop = Literal["none", "e-process"]
+BESIDE = "text and reference"
+_SLOPES = Path(__file__).with_name("power.json")
+_PER = 1000  # slopes are z per square root of so many probe tokens
+
+
+@dataclass(frozen=True)
+class Slope:
+    """z = slope · share^exponent · √(tokens / 1,000), measured on `students` students. spread: its standard error
+    for one more student like them. reference: "base" if the model they grew from was subtracted, else None.
+    tokens: probe tokens that it was measured with. Answers of one kind repeat their windows, so z grows more slowly
+    than the root: fewer tokens show more than this says, many more show less.
+    """
+
+    model: str
+    training: str
+    students: int
+    window: int
+    delta: float
+    access: str
+    reference: str | None
+    statistic: str
+    slope: float
+    spread: float
+    exponent: float
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one measured slope promises. tokens: needed for the power aimed at, None if no number is enough.
+
+    power: with the tokens that the probes will give; smallest_share: found with the power aimed at, or None.
+    """
+
+    slope: Slope
+    tokens: int | None
+    power: float
+    smallest_share: float | None
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The prompts to be asked: their file, and SHA-256 of the text of each, sorted, each once.
+
+    samples: answers to each; tokens_per_answer: that they will hold at least, on average.
+    """
+
+    name: str
+    sha256: str
+    count: int
+    samples: int
+    tokens_per_answer: int
+    prompts: list[str]
+
+    @property
+    def answers(self) -> int:
+        return self.count * self.samples
+
+    @property
+    def tokens(self) -> int:
+        return self.answers * self.tokens_per_answer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A test fixed in advance. mark: kid and commitment of the key. access: what will be read, by detect's names.
+
+    reference, clean: name and SHA-256 (None where no file is here), or None. ledger: only windows served are scored.
+    alpha: of the whole inquiry, over `keys` keys and `suspects` suspects; each test has `level`. stop_at: "none"
+    asks all probes and tests once; "e-process" may stop when it reaches 1/level. share, power: aimed at.
+    tokens: least number that keeps to the plan. estimates: one for each measured setting, the most cautious first.
+    """
+
+    mark: dict[str, str]
+    access: str
+    statistics: list[str]
+    reference: dict[str, str | None] | None
+    probes: Probes
+    ledger: bool
+    clean: dict[str, str | None] | None
+    alpha: float
+    keys: int
+    suspects: int
+    alternative: str
+    decoys: int
+    stop_at: str
+    share: float
+    power: float
+    tokens: int
+    estimates: list[Estimate]
+    created: str
+
+    @property
+    def level(self) -> float:
+        """Of each single test: alpha over the number of keys times suspects (Bonferroni)."""
+        return self.alpha / (self.keys * self.suspects)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of everything but the digest itself."""
+        return hashlib.sha256(canonical_json(self._plain())).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return self._plain() | {"digest": self.digest}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as one JSON file. Raises PlanMismatch if another plan is there: a plan is not replaced."""
+        path = Path(path)
+        if path.exists():
+            raise PlanMismatch(f"{path} is there already; a plan is not written over", hint="choose another --output")
+        write_whole(path, canonical_json(self.to_json()) + b"\n")
+
+    def stamp(self, mismatches: list[str], *, exploratory: bool) -> dict[str, Any]:
+        """What the evidence says of the plan. Raises PlanMismatch naming every mismatch, unless exploratory."""
+        if mismatches and not exploratory:
+            raise PlanMismatch(
+                f"the run is not the one planned ({self.digest[:16]}…): " + "; ".join(mismatches),
+                hint="run as planned, or say that it is exploratory with --exploratory; the evidence will say so",
+            )
+        return {
+            "digest": self.digest,
+            "status": "exploratory" if exploratory else "confirmatory",
+            "mismatches": mismatches,
+            "created": self.created,
+            "alpha": self.alpha,
+            "keys": self.keys,
+            "suspects": self.suspects,
+            "level": self.level,
+            "stop_at": self.stop_at,
+            "share": self.share,
+            "power": self.power,
+            "tokens": self.tokens,
+        }
+
+    def _plain(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"format": FORMAT, "level": self.level}
+
+
+def plan(
+    mark: Watermark,
+    *,
+    access: Access,
+    prompts: str | Path | None = None,
+    reference: str | None = None,
+    share: float = 0.05,
+    power: float = 0.9,
+    alpha: float = 0.001,
+    tokens_per_answer: int = 100,
+    samples: int = 1,
+    keys: int = 1,
+    suspects: int = 1,
+    alternative: Alternative = "greater",
+    decoys: int = 999,
+    stop_at: Stop = "none",
+    ledger: bool = False,
+    clean: str | Path | None = None,
+    slope: float | None = None,
+    slope_se: float = 0.0,
+    exponent: float = 1.0,
+) -> Plan:
+    """The plan of a test, and what it can find.
+
+    access: what will be read of the suspect. prompts: file of the probes, all of which are asked, `samples` times;
+    by default those that `wmark probe` asks.
+    reference: the model that will be subtracted, a folder or a name. share, power: to be found, and how surely.
+    alpha: over all keys and suspects. slope: z per √(1,000 tokens) at share 1 of your own control student (with its
+    standard error, and the exponent of the share), instead of the measured ones. Raises ValueError for options that
+    make no test, OutputsInvalid for unreadable prompts.
+    """
+    _check_options(access, alternative, stop_at, alpha, share, power, decoys)
+    if min(tokens_per_answer, samples, keys, suspects) < 1:
+        raise ValueError("tokens_per_answer, samples, keys and suspects are whole numbers from 1")
+    read = BESIDE if access == "text" and reference else access
+    statistics = statistics_of(access, reference=reference is not None)
+    probes = _probes(default_prompts(reference) if prompts is None else Path(prompts), samples, tokens_per_answer)
+    measured = slopes_for(mark, access, reference=reference is not None)
+    if slope is not None:
+        own = _own(mark, access, reference is not None, statistics, slope, slope_se, exponent)
+        measured = [own]
+    test: Test = "exact" if read == "text" and stop_at == "none" else "evalue"
+    estimates = (
+        []
+        if alternative == "less" and slope is None
+        else _estimates(
+            measured,
+            probes.tokens,
+            share=share,
+            power=power,
+            level=alpha / (keys * suspects),
+            test=test,
+            two_sided=alternative == "two-sided",
+            statistics=len(statistics),
+        )
+    )
+    needed = estimates[0].tokens if estimates else None
+    return Plan(
+        mark={"kid": mark.key.kid, "commitment": mark.key.commitment},
+        access=read,
+        statistics=list(statistics),
+        reference=None if reference is None else model_named(reference),
+        probes=probes,
+        ledger=ledger,
+        clean=None if clean is None else {"name": Path(clean).name, "sha256": sha256_of(Path(clean))},
+        alpha=alpha,
+        keys=keys,
+        suspects=suspects,
+        alternative=alternative,
+        decoys=decoys,
+        stop_at=stop_at,
+        share=share,
+        power=power,
+        tokens=min(probes.tokens, needed or probes.tokens),
+        estimates=estimates,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def read_plan(path: str | Path | Plan) -> Plan:
+    """Reads a plan. Raises PlanMismatch if it is malformed or was changed after it was written."""
+    if isinstance(path, Plan):
+        return path
+    try:
+        stored = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise PlanMismatch(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise PlanMismatch(f"{path} is not JSON; was it cut short?", hint="pass what `wmark plan` wrote") from None
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise PlanMismatch(f"{path} is not a plan (its format should be {FORMAT})", hint="make one with `wmark plan`")
+    body = {name: value for name, value in stored.items() if name not in ("format", "digest", "level")}
+    try:
+        estimates = [Estimate(**e | {"slope": Slope(**e["slope"])}) for e in body["estimates"]]
+        found = Plan(**body | {"probes": Probes(**body["probes"]), "estimates": estimates})
+        digest = found.digest
+    except (TypeError, KeyError, ValueError, ZeroDivisionError) as error:
+        raise PlanMismatch(f"{path} is not a complete plan: {error}") from None
+    if digest != stored.get("digest") or found.level != stored.get("level"):
+        raise PlanMismatch(
+            f"{path} does not match its digest; it was changed after it was written",
+            hint="use the plan as it was written, or make a new one before asking anything",
+        )
+    return found
+
+
+def check(
+    planned: Plan,
+    *,
+    mark: Watermark,
+    access: str,
+    reference: Any,
+    alpha: float,
+    alternative: str,
+    decoys: int,
+    stopped: bool,
+    ledger: bool,
+    clean: Any,
+    prompts: Iterable[str | None],
+    statistics: Iterable[str] | None = None,
+    tokens: int | None = None,
+    first_query: str | None = None,
+) -> list[str]:
+    """In what a run differs from its plan, in words; an empty list if in nothing.
+
+    The options are detect's. prompts: of every answer, None where unknown. statistics, tokens: once they are read.
+    first_query: UTC time, from the query log. Order and format of the probes' file make no difference.
+    """
+    pairs: list[tuple[str, Any, Any]] = [
+        ("key", mark.key.commitment[:16], planned.mark["commitment"][:16]),
+        ("access", access, planned.access),
+        ("alternative", alternative, planned.alternative),
+        ("decoys", decoys, planned.decoys),
+        ("stopping rule", "e-process" if stopped else "none", planned.stop_at),
+        ("ledger as a filter", ledger, planned.ledger),
+    ]
+    if statistics is not None:
+        pairs.append(("statistics", ", ".join(statistics), ", ".join(planned.statistics)))
+    found = [f"{name} is {ran}, planned {wanted}" for name, ran, wanted in pairs if ran != wanted]
+    found += _other_file("reference", None if reference is None else model_named(reference), planned.reference)
+    found += _other_file("clean text", _file(clean), planned.clean)
+    if not math.isclose(alpha, planned.level, rel_tol=1e-9):
+        split = f" ({planned.alpha:g} over {planned.keys} keys and {planned.suspects} suspects)"
+        found.append(f"alpha is {alpha:g}, planned {planned.level:g}{split if planned.level != planned.alpha else ''}")
+    found += _other_prompts(planned, list(prompts))
+    if tokens is not None and planned.stop_at == "none" and tokens < planned.tokens:
+        found.append(f"{tokens:,} tokens were read, planned at least {planned.tokens:,}")
+    if first_query is not None and datetime.fromisoformat(first_query) < datetime.fromisoformat(planned.created):
+        found.append(f"the first question was asked at {first_query}, the plan made later, at {planned.created}")
+    return found
+
+
+@dataclass(frozen=True)
+class Held:
+    """A run held to its plan. options: detect's, as `check` names them."""
+
+    plan: Plan
+    exploratory: bool
+    source: Iterable[Output]
+    options: dict[str, Any]
+
+    def stamp(self, seen: Observations | None = None) -> dict[str, Any]:
+        """What the evidence says of the plan; asked once before anything is read, and again with what was read.
+
+        Raises PlanMismatch, so that a run that differs is refused before its p-value is known.
+        """
+        read: dict[str, Any] = {}
+        if seen is not None:
+            weighted = tuple(name for name in seen.weights if name != VOTES)
+            read = {"statistics": weighted or (VOTES,), "tokens": int(seen.tokens.sum())}
+        prompts = [output.prompt for output in self.source]
+        mismatches = check(self.plan, prompts=prompts, first_query=first_query(self.source), **self.options, **read)
+        return self.plan.stamp(mismatches, exploratory=self.exploratory)
+
+
+def first_query(source: Any) -> str | None:
+    """When the first question was asked, by the query log beside the answers of `wmark probe`, if it is there."""
+    path = getattr(source, "path", None)
+    if path is None or not log_path(path).exists():
+        return None
+    _, requests = read_log(log_path(path))
+    return str(requests[0]["time_sent"]) if requests else None
+
+
+def statistics_of(access: str, *, reference: bool) -> tuple[str, ...]:
+    """The statistics by which a level of access is tested: votes, or the weighted ones in their fixed order."""
+    if access == "text" and not reference:
+        return (VOTES,)
+    kinds: tuple[str, ...] = WITH_REFERENCE if reference else WITHOUT_REFERENCE
+    if access in ("text", "samples"):
+        kinds = FROM_TEXT if reference else FROM_SAMPLES
+    return tuple(kind + form for kind in kinds for form in ("", NORMED))
+
+
+def measured_slopes() -> list[Slope]:
+    """All slopes in the package's table."""
+    return [Slope(**row) for row in json.loads(_SLOPES.read_bytes())["slopes"]]
+
+
+def slopes_for(mark: Watermark, access: str, *, reference: bool) -> list[Slope]:
+    """Slopes measured for this access under the mark's width, and the largest delta not above the mark's."""
+    window, delta = mark.scheme.window, _delta(mark)
+    wanted = statistics_of(access, reference=reference)
+    like = [
+        slope
+        for slope in measured_slopes()
+        if (slope.access, slope.window, slope.reference is not None) == (access, window, reference)
+        and slope.delta <= delta + 1e-9
+        and slope.statistic in wanted
+    ]
+    largest = {model: max(s.delta for s in like if s.model == model) for model in {s.model for s in like}}
+    return [slope for slope in like if slope.delta == largest[slope.model]]
+
+
+def model_named(source: Any) -> dict[str, str | None]:
+    """A model's name without the path where it lies, and SHA-256 of its folder if it is here."""
+    told = str(getattr(source, "source", source))
+    path = model_path(told)
+    return {"name": Path(told).name, "sha256": sha256_of(path) if path.exists() else None}
+
+
+def text_digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _check_options(
+    access: str, alternative: str, stop_at: str, alpha: float, share: float, power: float, decoys: int
+) -> None:
+    named: tuple[tuple[str, str, Any], ...] = (
+        ("access", access, Access),
+        ("alternative", alternative, Alternative),
+        ("stop_at", stop_at, Stop),
+    )
+    for name, value, allowed in named:
+        if value not in get_args(allowed):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, found {value!r}")
+    for name, number in (("alpha", alpha), ("power", power)):
+        if not 0 < number < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, found {number}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie above 0 and be at most 1, found {share}")
+    if decoys < 99:
+        raise ValueError(f"at least 99 decoys are needed, found {decoys}")
+
+
+def _probes(path: Path, samples: int, tokens_per_answer: int) -> Probes:
+    prompts = read_prompts(path)
+    texts = sorted({text_digest(prompt.text) for prompt in prompts})
+    return Probes(path.name, sha256_of(path), len(prompts), samples, tokens_per_answer, texts)
+
+
+def default_prompts(reference: str | None) -> Path:
+    """The file of the prompts that ship with the package: stories for the demo's model, which knows nothing else."""
+    here = Path(__file__).parent
+    return here / ("demo/prompts/probe.jsonl" if reference == "demo" else "probe/prompts/default.jsonl")
+
+
+def _own(
+    mark: Watermark,
+    access: str,
+    reference: bool,
+    statistics: tuple[str, ...],
+    slope: float,
+    spread: float,
+    exponent: float,
+) -> Slope:
+    return Slope(
+        model="your own control student",
+        training="as you trained it",
+        students=1,
+        window=mark.scheme.window,
+        delta=_delta(mark),
+        access=access,
+        reference="base" if reference else None,
+        statistic=" or ".join(statistics),
+        slope=slope,
+        spread=spread,
+        exponent=exponent,
+        tokens=None,
+    )
+
+
+def _delta(mark: Watermark) -> float:
+    return float(scheme_to_json(mark.scheme)["parameters"].get("delta", 0.0))
+
+
+def _estimates(
+    measured: list[Slope],
+    supply: int,
+    *,
+    share: float,
+    power: float,
+    level: float,
+    test: Test,
+    two_sided: bool,
+    statistics: int,
+) -> list[Estimate]:
+    """One for each model and training, by the statistic that needs least there; those that need most come first,
+    and those where no number of tokens is enough come last."""
+    best: dict[tuple[str, str], Estimate] = {}
+    for slope in measured:
+        per_token, se = slope.slope / math.sqrt(_PER), slope.spread / math.sqrt(_PER)
+        rest: dict[str, Any] = {
+            "test": test,
+            "se": se,
+            "exponent": slope.exponent,
+            "two_sided": two_sided,
+            "statistics": statistics,
+        }
+        found = Estimate(
+            slope=slope,
+            tokens=tokens_needed(per_token, share, level, power, **rest),
+            power=power_of(per_token, share, supply, level, **rest),
+            smallest_share=smallest_share(per_token, supply, level, power, **rest),
+        )
+        name = (slope.model, slope.training)
+        if name not in best or _needs(found) < _needs(best[name]):
+            best[name] = found
+    return sorted(best.values(), key=lambda e: (e.tokens is None, -(e.tokens or 0)))
+
+
+def _needs(estimate: Estimate) -> float:
+    return math.inf if estimate.tokens is None else estimate.tokens
+
+
+def _other_prompts(planned: Plan, prompts: list[str | None]) -> list[str]:
+    """How the prompts that were answered differ from the plan's probes."""
+    found, probes = [], set(planned.probes.prompts)
+    asked = {text_digest(prompt) for prompt in prompts if prompt is not None}
+    unknown, other, missing = prompts.count(None), len(asked - probes), len(probes - asked)
+    if unknown:
+        found.append(f"{unknown:,} answers came without their prompt, so that nobody can see if it was planned")
+    if other:
+        found.append(f"{other:,} of the prompts that were answered are not among the planned probes")
+    if missing and planned.stop_at == "none":
+        found.append(f"{missing:,} of the planned probes have no answer")
+    if planned.stop_at == "none" and len(prompts) > planned.probes.answers:
+        found.append(f"there are {len(prompts):,} answers, planned {planned.probes.answers:,}")
+    return found
+
+
+def _file(path: Any) -> dict[str, str | None] | None:
+    """Name and SHA-256 of a file; of other sources only that they were there."""
+    if path is None:
+        return None
+    if isinstance(path, (str, Path)):
+        return {"name": Path(path).name, "sha256": sha256_of(Path(path))}
+    return {"name": type(path).__name__, "sha256": None}
+
+
+def _other_file(role: str, ran: dict[str, str | None] | None, wanted: dict[str, str | None] | None) -> list[str]:
+    """Files and models are the same if their contents are; their names count where a content is not known."""
+    if ran is not None and wanted is not None:
+        by = "sha256" if ran["sha256"] and wanted["sha256"] else "name"
+        if ran[by] == wanted[by]:
+            return []
+    return [] if ran == wanted else [f"{role} is {_told(ran)}, planned {_told(wanted)}"]
+
+
+def _told(file: dict[str, str | None] | None) -> str:
+    if file is None:
+        return "none"
+    return f"{file['name']} ({file['sha256'][:16]}…)" if file["sha256"] else str(file["name"])
