@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,17 +12,28 @@ from . import console
 from .detect import named
 
 if TYPE_CHECKING:
+    from watermark.access import Request
     from watermark.attribute import Attribution
+    from watermark.observe import Observations
 
 _SHOWN = 5
 
 
 def attribute(
     outputs: Annotated[
-        Path, typer.Argument(help="The suspect's outputs: JSON Lines (.gz, .zst), Parquet, or a folder.")
+        Path,
+        typer.Argument(
+            help="The suspect's outputs: JSON Lines (.gz, .zst), Parquet, or a folder. With --suspect, the texts put "
+            "before it."
+        ),
     ],
     mark: Annotated[Path, typer.Option(help="The watermark file that the accounts were drawn from.")],
     accounts: Annotated[Path, typer.Option(help="Every account that comes into question, one name a line.")],
+    suspect: Annotated[str | None, typer.Option(help="An open model: read its log-probabilities.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="A model to subtract, best the one the suspect grew from.")
+    ] = None,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="Read the log-probabilities in the outputs.")] = False,
     epoch: Annotated[list[str] | None, typer.Option(help="A period of account keys; may be repeated.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
@@ -39,25 +51,25 @@ def attribute(
     """Test which accounts' answers a suspect's outputs depend on.
 
     Example: wmark attribute suspect.jsonl --mark ours.wmark --accounts accounts.txt --output attribution.json
+    Example: wmark attribute texts.jsonl --suspect ./model --reference ./base --mark ours.wmark --accounts accounts.txt
     """
     if not 0 < alpha < 1:
         raise typer.BadParameter(f"--alpha must lie between 0 and 1, found {alpha}")
+    if suspect is not None and logprobs:
+        raise typer.BadParameter("choose one of --suspect and --logprobs")
+    from watermark.access import Request
     from watermark.accounts import read_accounts
     from watermark.attribute import attribute as run
     from watermark.mark import Watermark, load_profile
-    from watermark.observe import observe
     from watermark.outputs import Outputs
 
     used, names = Watermark.load(mark), read_accounts(accounts)
     if profile is not None:
         used.check_profile(load_profile(profile))
     show = console.progress(quiet=quiet)
-    seen = observe(
-        Outputs(outputs, skip_bad=skip_bad, fields=named(field or [])),
-        used.account(names[0]),
-        tokenizer=used.tokenizer(tokenizer),
-        progress=lambda count: show("answers read", count),
-    )
+    texts, one = Outputs(outputs, skip_bad=skip_bad, fields=named(field or [])), used.account(names[0])
+    request = Request(texts, one, used.tokenizer(tokenizer))
+    seen = observed(request, suspect=suspect, reference=reference, logprobs=logprobs, show=show)
     found = run(seen, used, names, epochs=epoch or [""], alpha=alpha, decoys=decoys, progress=show)
     console.clear()
     if output is not None:
@@ -69,6 +81,25 @@ def attribute(
         print(summary(found))
     if exit_code:
         raise typer.Exit(10 if found.found else 0)
+
+
+def observed(
+    request: Request, *, suspect: str | None, reference: str | None, logprobs: bool, show: Callable[[str, int], None]
+) -> Observations:
+    """What is read of the suspect, by what there is to read."""
+    if suspect is None and reference is None and not logprobs:
+        from watermark.observe import observe
+
+        return observe(
+            request.source,
+            request.mark,
+            tokenizer=request.tokenizer,
+            progress=lambda count: show("answers read", count),
+        )
+    from watermark.access import read
+
+    access = "logits" if suspect is not None else "log-probabilities" if logprobs else "text and reference"
+    return read(request, access, suspect=suspect, reference=reference, controls={}, say=show).seen
 
 
 def summary(found: Attribution) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -163,7 +163,7 @@ def attribute(
     asked = _asked(list(accounts), list(epochs))
     keys = [mark.account(name, epoch=epoch).key for name, epoch in asked]
     cells = _Cells.of(observations, mark.account(asked[0][0]), statistic)
-    totals = cells.totals(keys, say, "keys scored")
+    totals = np.concatenate(list(cells.totals(keys, say, "keys scored")))
     scores, log10_p = cells.scores(totals), cells.log10_pvalues(totals)
     adjusted = holm(log10_p)
     drawn = _decoys(cells, observations.digest, len(keys), decoys, say)
@@ -214,13 +214,13 @@ class _Cells:
     def one(self) -> bool:
         return len(self.names) == 1
 
-    def totals(self, keys: Iterable[Key], say: Say, word: str) -> NDArray[np.int64]:
-        """(m, S), some thousands of keys at a time."""
-        stream, parts = iter(keys), []
+    def totals(self, keys: Iterable[Key], say: Say, word: str) -> Iterator[NDArray[np.int64]]:
+        """(m, S) of some thousands of keys after another."""
+        stream, done = iter(keys), 0
         while some := list(islice(stream, _KEYS)):
-            parts.append(self.mark.totals(self.windows, self.choices, self.weights, some))
-            say(word, sum(map(len, parts)))
-        return np.concatenate(parts)
+            yield self.mark.totals(self.windows, self.choices, self.weights, some)
+            done += len(some)
+            say(word, done)
 
     def scores(self, totals: NDArray[np.int64]) -> NDArray[np.float64]:
         """(m, S) totals to (m,) numbers that grow with the evidence."""
@@ -256,7 +256,8 @@ def _decoys(cells: _Cells, digest: str, size: int, panels: int, say: Say) -> NDA
     if not panels:
         return None
     keys = decoy_keys(bytes.fromhex(digest), panels * size)
-    return cells.scores(cells.totals(keys, say, "decoy keys scored")).reshape(panels, size)
+    scores = [cells.scores(totals) for totals in cells.totals(keys, say, "decoy keys scored")]
+    return np.concatenate(scores).reshape(panels, size)
 
 
 def _ranks(scores: NDArray[np.float64], drawn: NDArray[np.float64]) -> list[float | None]:

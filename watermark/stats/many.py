@@ -11,7 +11,7 @@ from .weighted import WeightedSum
 
 _LEAST = 1e-4  # down to here the transform's absolute error of 1e-13 is nothing beside the tail
 _ALIASED = -14.0  # log10 of the mass that may wrap around
-_NEGLIGIBLE = 50.0  # a characteristic function below e^-50 is left out
+_NEGLIGIBLE = 36.0  # a characteristic function below e^-36 = 2e-16 is left out
 _WIDEST = 1 << 22
 _MOST_FACTORS = 1 << 26
 
