@@ -6,10 +6,14 @@ probability of token v in one context, and d = log p_s − log p_r:
 
 - mass        p_s                      what green-mass tests sum (arXiv 2602.03812); without a reference
 - spread      p_s (1 − p_s)            the same, where the suspect is undecided: certain tokens carry no signal
-- difference  p_s − p_r                the score test of a tilt when sampling noise rules
-- log-ratio   √p (d − mean d)          p = (p_s + p_r) / 2; when unrelated drift rules (the best in our studies)
+- difference  p_s − p_r, cut at ±0.02  the score test of a tilt, when sampling noise rules
+- log-ratio   √p · d, d cut at ±1      p = (p_s + p_r) / 2; when unrelated drift rules
 - excess      1[v written] − p_r       from text alone: observed minus expected
 - tally       1[v written]             from many samples of the same prompts
+
+Cutting is for power: drift has heavy tails, and what a short window's tilt can do to one token is small. On students
+of the demo's teacher at marked shares of 5 and 20 %, z rose from 3.1 and 12.9 to 4.1 and 14.9 for the difference,
+from 3.2 and 14.6 to 4.1 and 15.6 for the log-ratio.
 
 A cell's rows are summed over all contexts of its window. "normed" divides each window by √(|A_w|² + median |A_w|²),
 so that few windows do not carry all the variance; there a window may also be weighted by the number n_w of marked
@@ -35,7 +39,8 @@ WITHOUT_REFERENCE = ("mass", "spread")
 FROM_TEXT = ("excess",)
 FROM_SAMPLES = ("tally",)
 UNITS = 16  # a weight's root mean square, in whole units: rounding costs a 3000th of the variance
-_RARE = 1e-6
+_RARE = 1e-3  # added to both probabilities in a log-ratio: what a model says of rarer tokens is noise
+_DIFFERENCE, _RATIO = 0.02, 1.0
 _OFTEN = 20.0
 _TEMPERATURES = np.exp(np.linspace(np.log(0.4), np.log(2.5), 41))
 
@@ -140,14 +145,11 @@ def _row(kind: str, rows: Rows, listed: NDArray[np.bool_]) -> F64:
         return p if kind == "mass" else p * (1 - p)
     assert rows.reference is not None
     q = np.exp(rows.reference.astype(np.float64))
-    apart: F64 = p - q
     if kind == "difference":
-        return apart
-    ratio = np.where(listed, np.log(p + _RARE) - np.log(q + _RARE), 0.0)
-    middle = np.where(listed, (p + q) / 2, 0.0)
-    mean = (middle * ratio).sum(axis=1, keepdims=True) / np.maximum(middle.sum(axis=1, keepdims=True), _RARE)
-    centred: F64 = np.sqrt(middle) * (ratio - mean)
-    return centred
+        return np.clip(p - q, -_DIFFERENCE, _DIFFERENCE)
+    ratio = np.clip(np.log(p + _RARE) - np.log(q + _RARE), -_RATIO, _RATIO)
+    weighed: F64 = np.sqrt((p + q) / 2) * ratio
+    return weighed
 
 
 def refitted(rows: Rows) -> Rows:
@@ -210,12 +212,12 @@ def _numbered(codes: NDArray[np.int64], listed: NDArray[np.bool_]) -> tuple[NDAr
 
 
 def _normed(summed: F64, owner: NDArray[np.int64], windows: int) -> F64:
-    """A_w / √(|A_w|² + median |A_w|²), the median over windows that carry any weight."""
+    """A_w / (|A_w|² + median |A_w|²)^(1/4), the median over windows that carry any weight."""
     square = np.bincount(owner, weights=summed**2, minlength=windows)
     carrying = square[square > 0]
     if not len(carrying):
         return summed
-    normed: F64 = summed / np.sqrt(square + np.median(carrying))[owner]
+    normed: F64 = summed / (square + np.median(carrying))[owner] ** 0.25
     return normed
 
 
@@ -232,7 +234,8 @@ def _frequency(names: NDArray[np.uint64], often: tuple[NDArray[np.uint64], NDArr
 
 def _whole(values: F64) -> NDArray[np.int32]:
     """Weights as whole numbers, their root mean square at 16 units; all zero stays so."""
-    carrying = values[values != 0]
+    size = np.abs(values)
+    carrying = values[size > 1e-9 * size.max(initial=0.0)]  # what is left where sums cancel is no weight
     if not len(carrying):
         return np.zeros(len(values), dtype=np.int32)
     unit = np.sqrt(np.mean(carrying**2)) / UNITS
