@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -29,7 +30,7 @@ LISTED = 32  # candidates kept at a position where all are read
 Tilt = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Toy:
     """near, far (V, V): logits by the last token and the one before. copy: the induction head's share; it matches
     `match` tokens. temperature: of what it says when it does not copy."""
@@ -131,7 +132,7 @@ def tilted_by(marks: list[Watermark], rows: int) -> Tilt:
     return tilt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Text:
     """An answer in its prompt's context: ids (L,), of which the first `given` are the prompt; given is at least 2."""
 
@@ -163,6 +164,7 @@ def reading(text: Text, suspect: np.ndarray | None, reference: np.ndarray | None
     )
 
 
+@lru_cache(maxsize=256)
 def seen_by(toy: Toy | None, text: Text) -> np.ndarray | None:
     """(n, V) log-probabilities at the answer's tokens."""
     return None if toy is None else toy.read(text.ids)[text.given - 2 :]
