@@ -142,7 +142,7 @@ def test_innocents_stay_innocent_beside_accounts_that_are_found(mark):
     """A suspect who follows three accounts to the letter: the other nine are named at most at the stated rate."""
     runs, wrongly = 300, 0
     for number in range(runs):
-        windows, choices = cells(number, count=1_200)
+        windows, choices = cells(number, count=2_000)
         names = NAMES[number : number + 12]
         taught = [mark.account(name) for name in names[:3]]
         own = taught[0].owned(windows)
@@ -300,3 +300,24 @@ def test_observations_come_from_any_accounts_mark(case, mark):
     outputs = [Output(str(n), token_ids=tuple(row)) for n, row in enumerate(ids)]
     both = [attribute(observe(outputs, mark.account(name)), mark, ["acme", "beta"]) for name in ("beta", "acme")]
     assert both[0].exposures == both[1].exposures
+
+
+def test_an_open_model_is_read_against_its_reference(tmp_path, monkeypatch):
+    from tiny import tiny_model
+
+    from watermark.tokenizer import Tokenizer, logits_width
+
+    monkeypatch.chdir(tmp_path)
+    suspect, _ = (tiny_model(tmp_path / name, seed=seed) for seed, name in enumerate(("suspect", "reference")))
+    made = Watermark.generate(GreenList(), tokenizer=Tokenizer.load(suspect), logits_width=logits_width(suspect))
+    Watermark(made.scheme, KEY, made.binding, accounts=Accounts()).save(tmp_path / "ours.wmark")
+    (tmp_path / "accounts.txt").write_text("acme\nbeta\n")
+    texts = [f"def f{n}(x, y{n}): return torch.nn.functional.relu(x * {n}) + y{n}" for n in range(30)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    done = run("--accounts", "accounts.txt", "--suspect", "suspect", "--reference", "reference", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["statistic"].startswith("mean of e-values over ")
+    assert "difference" in found["exposures"][0]["totals"]
+    assert found["found"] == []
+    assert run("--accounts", "accounts.txt", "--suspect", "suspect", "--logprobs").exit_code == 2

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 RECIPE = "arx32-v1"
+_FEW = 8  # keys; for fewer, sorting the cells costs more than it saves
 
 
 def backend() -> str:
@@ -77,9 +78,12 @@ def totals(
     """Sums of the weights of green cells: S statistics under m keys, exact integers whatever the order or backend.
 
     windows: (n, h); tokens: (n,); weights: (S, n); words: (m, 8); a uniform under `below` is green. Returns (m, S).
-    Cells are grouped by window once for all keys; memory is that of the cells, never n times m.
+    Cells are grouped by window once for all keys, unless these are few; memory is that of the cells, never n times m.
     """
-    order, starts = _grouped(windows)
+    if len(words) < _FEW:
+        order, starts = np.arange(len(tokens)), np.arange(len(tokens) + 1)
+    else:
+        order, starts = _grouped(windows)
     given = windows[order[starts[:-1]]], starts, tokens[order], weights[:, order], words
     if backend() == "numba":
         from watermark.prf import compiled
