@@ -110,13 +110,19 @@ def _estimate_lines(plan: Plan, estimate: Estimate) -> list[str]:
     )
     return [
         f"needed        {needed}",
-        f"              with these probes: power {estimate.power:.2f}; {smallest}",
+        f"              with these probes: power {estimate.power:.2f}{_missed(plan, estimate)}; {smallest}",
         f"              by {slope.statistic}, slope {slope.slope:.3g} ± {slope.spread:.2g}, share to the power "
         f"{slope.exponent:.2g}",
         f"              as measured on {slope.students} student(s) of: {slope.model}; {slope.training}; window "
         f"{slope.window}, delta {slope.delta:g}",
         *_beyond(estimate),
     ]
+
+
+def _missed(plan: Plan, estimate: Estimate) -> str:
+    if estimate.power >= plan.power:
+        return ""
+    return ", too few" if estimate.power >= 0.5 else ", which would most likely miss it"
 
 
 def _beyond(estimate: Estimate) -> list[str]:
@@ -131,6 +137,8 @@ def _beyond(estimate: Estimate) -> list[str]:
 
 
 def _ending(plan: Plan) -> list[str]:
+    if plan.alternative == "less":
+        return ["needed        not known: students of marked answers lean to green; nobody was measured leaning to red"]
     if not plan.estimates:
         return [
             "needed        not known: no slope was measured for this window, delta and access; pass --slope from a "

@@ -362,4 +362,7 @@ def test_command_writes_a_plan_and_says_what_it_finds(mark, folder, tmp_path):
     own = ["--access", "text", "--slope", "0.1", "--slope-se", "0.5", "--output", str(tmp_path / "own.json")]
     nothing = CliRunner().invoke(app, [*run, *own])
     assert "no number of tokens is enough" in nothing.stdout
+    assert "power 0.00, which would most likely miss it" in nothing.stdout
+    less = [*run, "--access", "text", "--alternative", "less", "--output", str(tmp_path / "less.json")]
+    assert "nobody was measured leaning to red" in CliRunner().invoke(app, less).stdout
     assert CliRunner().invoke(app, [*run, "--access", "mind", *where]).exit_code == 2
