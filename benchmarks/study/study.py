@@ -31,6 +31,7 @@ import make
 from make import Answer, Part, Teacher, chosen, taken, the_mark, under
 from train import Recipe, train
 
+from watermark.demo.student import fresh_student
 from watermark.files import write_whole
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -98,6 +99,7 @@ def students(size: Size) -> Iterator[Student]:
         ):
             yield Student(name, SMOL, 1, 2.0, _own(share), recipe)
         yield Student("full-100", SMOL, 1, 2.0, _own(1.0), FULL)
+        yield Student("full-5", SMOL, 1, 4.0, _own(0.05), FULL)
     for share in (0.0, 0.05, 0.2, 1.0):
         yield Student(f"full-{100 * share:g}", DEMO, 1, 2.0, _own(share), TINY)
     for n in range(size.doses):
@@ -116,21 +118,18 @@ def _own(share: float) -> tuple[Part, ...]:
 
 def _attacked() -> Iterator[Student]:
     plain = Student("full-100", DEMO, 1, 2.0, _own(1.0), TINY)
+    for bits in (8, 4):
+        yield replace(plain, name=f"full-100-int{bits}", change="quantised", amount=bits, origin="full-100")
     for origin in ("full-100", "full-20"):
-        for amount in (0.5, 1.0, 2.0):
-            once = replace(TINY, epochs=1)  # amount: of the two epochs' tokens, all of them new
-            yield replace(
-                plain, name=f"{origin}-clean-{amount:g}", change="clean", amount=amount, origin=origin, recipe=once
-            )
-        for bits in (8, 4):
-            yield replace(plain, name=f"{origin}-int{bits}", change="quantised", amount=bits, origin=origin)
         yield replace(plain, name=f"{origin}-merged", change="merged", amount=0.5, origin=origin)
-    for share in (1.0, 0.2):
-        for amount in (0.2, 0.5):
-            name = f"full-{100 * share:g}-resampled-{100 * amount:g}"
-            yield replace(plain, name=name, parts=_own(share), change="resampled", amount=amount)
+    for amount in (1.0, 2.0, 0.5):  # amount: of the tokens it learned from, all of them new, as often and as fast
+        yield replace(plain, name=f"full-100-clean-{amount:g}", change="clean", amount=amount, origin="full-100")
+    for amount in (0.5, 0.2):
+        yield replace(plain, name=f"full-100-resampled-{100 * amount:g}", change="resampled", amount=amount)
     yield replace(plain, name="two-keys", parts=(Part("first", 0.5), Part("second", 0.5)))
+    yield replace(plain, name="unrelated", parts=(), change="fresh", recipe=replace(TINY, epochs=4, rate=4e-3))
     yield replace(plain, name="spoofed-20", parts=_own(0.2), change="spoofed", origin="full-0")
+    yield replace(plain, name="full-20-clean-1", parts=_own(0.2), change="clean", amount=1.0, origin="full-20")
     anew = replace(TINY, epochs=6, rate=4e-3)
     yield replace(plain, name="retokenized", change="retokenized", amount=2048, recipe=anew)
 
@@ -204,7 +203,10 @@ class Study:
             prompts = chosen(prompts, part.account, count)
         else:
             path = self.work / student.setting / "marked.jsonl"
-            prompts = prompts[: self.size.served[student.teacher]]
+            count = self.size.served[student.teacher]
+            if student.teacher == SMOL and student.delta != 2:  # one student of 5 % reads it
+                count //= 8
+            prompts = prompts[:count]
         seed = 1 + zlib.crc32(path.name.encode()) % 1_000_000
         return self.teacher(student.teacher).answers(prompts, path, mark, seed=seed, top_k=student.top_k)
 
@@ -247,10 +249,13 @@ def raise_student(study: Study, student: Student, folder: Path) -> dict[str, Any
         return {}
     start, recipe = study.source(student.teacher), replace(student.recipe, precision=_fast())
     if student.change == "clean":
-        start, tokens = origin, student.amount * TINY.epochs * study.size.tokens[DEMO]
+        start, tokens = origin, student.amount * study.size.tokens[DEMO]
         answers = taken(study.unmarked(student.teacher), tokens, zlib.crc32(student.path.encode()))
     else:
         answers = mixture(study, student)
+    if student.change == "fresh":
+        start = folder.with_suffix(".start")
+        fresh_student(study.teacher(student.teacher).model, start, seed=recipe.seed)
     if student.change == "retokenized":
         start = folder.with_suffix(".start")
         attack.retokenized(answers, start, size=round(student.amount), seed=recipe.seed)
