@@ -85,6 +85,7 @@ def teach(source, mark):
     return taught
 
 
+@pytest.mark.slow
 def test_one_account_at_five_per_cent_is_found_among_a_thousand(teach, mark):
     """Twelve students, each of another account; at FWER 1 % all are found and nobody else is."""
     for seed in range(12):
@@ -121,10 +122,11 @@ def cells(number: int, *, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 2**16, (count, 1)), rng.integers(0, 2**16, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True], ids=["votes", "weights"])
 def test_innocents_are_named_at_most_at_the_stated_rate(mark, weighted):
-    """Familywise error over 400 suspects and 12 accounts at 0.05, for Holm and for max-T."""
-    runs, by_holm, by_max_t = 400, 0, 0
+    """Familywise error over 300 suspects and 12 accounts at 0.05, for Holm and for max-T."""
+    runs, by_holm, by_max_t = 300, 0, 0
     for number in range(runs):
         windows, choices = cells(number)
         weights = np.random.default_rng(number).integers(-40, 60, len(choices)).astype(np.int32)
@@ -138,6 +140,7 @@ def test_innocents_are_named_at_most_at_the_stated_rate(mark, weighted):
     assert by_max_t >= binom.ppf(0.001, runs, 0.05)  # exact, so not below either
 
 
+@pytest.mark.slow
 def test_innocents_stay_innocent_beside_accounts_that_are_found(mark):
     """A suspect who follows three accounts to the letter: the other nine are named at most at the stated rate."""
     runs, wrongly = 300, 0
@@ -302,6 +305,7 @@ def test_observations_come_from_any_accounts_mark(case, mark):
     assert both[0].exposures == both[1].exposures
 
 
+@pytest.mark.slow
 def test_an_open_model_is_read_against_its_reference(tmp_path, monkeypatch):
     from tiny import tiny_model
 
