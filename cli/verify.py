@@ -1,4 +1,4 @@
-"""wmark verify: recompute evidence, or check a ledger's chain."""
+"""wmark verify: recompute evidence, or check the chain of a ledger or a query log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import console
 
 
 def verify(
-    subject: Annotated[Path, typer.Argument(help="An evidence file, or a ledger.")],
+    subject: Annotated[Path, typer.Argument(help="An evidence file, a ledger, or a query log.")],
     outputs: Annotated[Path | None, typer.Option(help="The suspect's outputs that were tested.")] = None,
     mark: Annotated[Path | None, typer.Option(help="The watermark file: recomputes every count and decoy.")] = None,
     cells: Annotated[
@@ -31,6 +31,7 @@ def verify(
     Example: wmark verify evidence.json --cells cells.npz --mark ours.wmark
     """
     from watermark.ledger import is_ledger, read_ledger, unfinished
+    from watermark.probe.log import is_log, read_log, verify_log
 
     left: list[str] = []
     if is_ledger(subject):
@@ -40,6 +41,13 @@ def verify(
         ]
         if unfinished(subject):
             console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
+    elif is_log(subject):
+        verify_log(subject, answers=outputs)
+        header, requests = read_log(subject)
+        asked = (requests[-1] if requests else header)["hash"]
+        checks = [("query log", f"{len(requests):,} requests, chain unbroken, head {asked}")]
+        if outputs is not None:
+            checks.append(("outputs", f"every answer of {outputs.name} is the one that was logged"))
     else:
         from watermark.mark import Watermark
         from watermark.report import taken_as_stated

@@ -17,7 +17,10 @@ from tiny import tiny_model
 
 from watermark import Evidence, Watermark, read_ledger
 
-COMMANDS = ("keygen", "generate", "detect", "report", "verify", "demo", "doctor")
+COMMANDS = (
+    "keygen", "generate", "prompts", "plan", "probe", "detect", "calibrate", "attribute", "report", "verify", "demo",
+    "doctor",
+)  # fmt: skip
 
 
 def wmark(*arguments, cwd, **options):

@@ -108,8 +108,7 @@ def test_detect_reads_what_probe_wrote(case, tmp_path):
 
     tiny_model(tmp_path / "model")
     wmark("keygen", "ours.wmark", "--model", "model", cwd=case)
-    long = lambda path, body, n: time.sleep(0.0)  # noqa: E731
-    with fake(long) as server:
+    with fake() as server:
         assert probe(case, server.url, "--samples", 9, "--seed", 1).returncode == 0
     done = wmark("detect", "a.jsonl", "--mark", "ours.wmark", "--json", cwd=case)
     assert done.returncode == 0, done.stderr
@@ -127,6 +126,22 @@ def test_prompts_are_taken_from_traffic(case):
     assert len((case / "p.jsonl").read_text().splitlines()) == 5
     again = wmark("prompts", "t.jsonl", "--output", "p.jsonl", cwd=case)
     assert (again.returncode, "exists already" in again.stderr) == (1, True)
+
+
+def test_a_log_is_verified_with_its_answers_and_one_edited_answer_is_seen(case):
+    with fake() as server:
+        assert probe(case, server.url).returncode == 0
+    done = wmark("verify", "a.jsonl.log.jsonl", "--outputs", "a.jsonl", cwd=case)
+    assert done.returncode == 0, done.stderr
+    assert "6 requests, chain unbroken" in done.stdout
+    answers = case / "a.jsonl"
+    answers.write_text(answers.read_text().replace("question 3", "question 4", 1))
+    assert wmark("verify", "a.jsonl.log.jsonl", "--outputs", "a.jsonl", cwd=case).returncode == 3
+
+
+def test_stopping_early_needs_a_mark_and_a_level(case):
+    assert probe(case, "http://127.0.0.1:9/v1", "--stop-at", 0.001).returncode == 2
+    assert probe(case, "http://127.0.0.1:9/v1", "--stop-at", 2, "--mark", "ours.wmark").returncode == 2
 
 
 def test_help_has_an_example(case):
