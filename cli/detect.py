@@ -50,11 +50,21 @@ def detect(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report page here, as HTML.")] = None,
     decoys: Annotated[int, typer.Option(min=99, help="Decoy keys to rank among.")] = 999,
-    alpha: Annotated[float, typer.Option(help="The level, chosen before looking.")] = 0.001,
+    alpha: Annotated[
+        float | None, typer.Option(help="The level, chosen before looking; by default the plan's, else 0.001.")
+    ] = None,
     alternative: Annotated[Alternative, typer.Option(help="Which way the suspect may lean.")] = Alternative.greater,
     stopped: Annotated[
         bool, typer.Option("--stopped", help="The answers were collected until the e-process was content: it decides.")
     ] = False,
+    plan: Annotated[Path | None, typer.Option(help="The plan made before the first question; held to it.")] = None,
+    exploratory: Annotated[
+        bool, typer.Option("--exploratory", help="Depart from the plan; the evidence says so.")
+    ] = False,
+    calibration: Annotated[Path | None, typer.Option(help="Control students, for a dose: `wmark calibrate`.")] = None,
+    ambient: Annotated[
+        Path | None, typer.Option(help="Evidence of a model exposed as the public is; its dose stands beside.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count bad records and leave them out.")] = False,
     field: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. text=response; may be repeated.")] = None,
     exit_code: Annotated[
@@ -68,8 +78,10 @@ def detect(
     Example: wmark detect suspect.jsonl --mark ours.wmark --output evidence.json --report report.html
     Example: wmark detect --mark ours.wmark --suspect ./model --reference ./base --output evidence.json
     """
-    if not 0 < alpha < 1:
+    if alpha is not None and not 0 < alpha < 1:
         raise typer.BadParameter(f"--alpha must lie between 0 and 1, found {alpha}")
+    if (exploratory and plan is None) or (ambient is not None and calibration is None):
+        raise typer.BadParameter("--exploratory goes with --plan, and --ambient with --calibration")
     if suspect is None and (outputs is None or control):
         raise typer.BadParameter("pass the suspect's OUTPUTS, or --suspect MODEL; --control goes with --suspect")
     if (suspect is not None) + logprobs + samples > 1:
@@ -77,7 +89,9 @@ def detect(
     from watermark.detect import detect as run
     from watermark.mark import Watermark, load_profile
     from watermark.outputs import Outputs
+    from watermark.plan import read_plan
 
+    fixed = None if plan is None else read_plan(plan)
     used, progress = Watermark.load(mark), console.progress(quiet=quiet)
     if profile is not None:
         used.check_profile(load_profile(profile))
@@ -96,9 +110,13 @@ def detect(
         clean=clean,
         cells=cells,
         decoys=decoys,
-        alpha=alpha,
+        alpha=alpha or (0.001 if fixed is None else fixed.level),
         alternative=alternative.value,
         stopped=stopped,
+        plan=fixed,
+        exploratory=exploratory,
+        calibration=calibration,
+        ambient=ambient,
         progress=progress,
     )
     console.clear()
@@ -155,6 +173,16 @@ def summary(evidence: Evidence) -> str:
         f"(rank p {evidence.decoys.rank_pvalue:.4g})",
         f"read          {evidence.documents_read:,} answers, {evidence.tokens_read:,} tokens",
     ]
+    if evidence.plan is not None:
+        lines.append(
+            f"plan          {evidence.plan['status']}" + "".join(f"; {m}" for m in evidence.plan["mismatches"])
+        )
+    if evidence.dose is not None:
+        lines.append(
+            f"dose          marked share of the training about {evidence.dose['share']:.1%} "
+            f"(95 % {evidence.dose['low']:.1%} to {evidence.dose['high']:.1%}), by {len(evidence.dose['controls'])} "
+            "control students"
+        )
     for control in evidence.controls:
         lines.append(f"control       {control.name}: p {console.pvalue(control.log10_p)}")
     if evidence.bad_records:
