@@ -1,0 +1,132 @@
+"""What is found in each student: every access and reference of the package, and the published tests beside them.
+
+    python benchmarks/study/evaluate.py study [--only demo/w1d2]
+
+One line of WORK/found.jsonl for each student, key, access and reference; lines that are there are not made again.
+Models are put before the teacher's unmarked answers to probe prompts, which nobody learned from; text is what the
+suspect itself answers to these prompts. The readings are `detect`'s own, read once for all keys of a student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from baselines import published
+from make import read, under
+from slopes import judged, seen, with_logprobs
+
+from watermark.embed.answers import Model, Sampling, write_answers
+from watermark.files import append_whole, canonical_json
+
+NOBODY = 4  # keys that marked nothing, tested in every student
+LONGEST = {"demo": 96, "smollm2": 112}
+
+
+def evaluate(work: Path, only: str) -> None:
+    """Tests every student of the folder that was not tested yet, by the order of their names."""
+    found = work / "found.jsonl"
+    done = {row["student"] for row in map(json.loads, found.read_bytes().splitlines())} if found.exists() else set()
+    for note in sorted(work.glob("*/*/*.json")):
+        told = json.loads(note.read_bytes())
+        if "parts" not in told or told["path"] in done or not re.search(only, told["path"]):
+            continue
+        rows = list(tested(work, told))
+        with found.open("ab", buffering=0) as stream:
+            for row in rows:
+                append_whole(stream, canonical_json(row) + b"\n")
+        print(told["path"], flush=True)
+
+
+def tested(work: Path, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All rows of one student, under each key it learned from and some that it did not."""
+    from watermark.mark import Watermark
+    from watermark.tokenizer import model_path
+
+    setting = work / told["path"].rpartition("/")[0]
+    mark, teacher = Watermark.load(setting / "ours.wmark"), told["teacher"]
+    base = model_path("demo") if teacher == "demo" else work / teacher / "base"
+    tokenizer, probes = mark.tokenizer(base), _probes(work / teacher / "probe.jsonl")
+    keys = [(part["account"], part["share"]) for part in told["parts"]]
+    keys += [(f"nobody-{n}", 0.0) for n in range(NOBODY)]
+    marks = [under(mark, account) for account, _ in keys]
+    student, models = Model.load(work / told["path"]), {"base": Model.load(base)}
+    for name in ("full-0", "unrelated"):
+        if (setting / f"{name}.json").exists() and told["name"] != name and told["change"] != "retokenized":
+            models[name] = Model.load(setting / name)
+    scratch = work / "read" / told["path"]
+    scratch.mkdir(parents=True, exist_ok=True)
+    own = scratch / "own.jsonl"
+    write_answers(student, _prompts(probes), own, mark=None, sampling=Sampling(LONGEST[teacher], batch=120, seed=9))
+    ways = [("text", own, None), ("text", own, "base")]
+    if told["change"] != "retokenized":
+        listed = with_logprobs(student, tokenizer, own)
+        ways += [("log-probabilities", listed, "base"), ("logits", probes, None)]
+        ways += [("logits", probes, name) for name in models]
+        for (account, share), result in zip(keys, published(student, read(probes), marks), strict=True):
+            yield _row(told, account, share, "published", None, asdict(result))
+    for access, outputs, reference in ways:
+        beside = models[reference] if reference else None
+        observed = seen(access, outputs, mark, tokenizer, student, beside)
+        for (account, share), marked in zip(keys, marks, strict=True):
+            yield _row(
+                told, account, share, access, reference, _figures(judged(observed, access, reference, marked, outputs))
+            )
+
+
+def _figures(evidence: Any) -> dict[str, Any]:
+    """What the tables need of one evidence."""
+    figures = {"tokens": evidence.tokens_read, "votes_z": round(evidence.z, 3), "log10_p": round(evidence.log10_p, 2)}
+    if evidence.weighted:
+        figures["z"] = {s.name: round(s.z, 3) for s in evidence.weighted.statistics}
+        figures["log10_e"] = round(evidence.weighted.log10_e, 2)
+    return figures
+
+
+def _row(
+    told: dict[str, Any], account: str, share: float, access: str, reference: str | None, figures: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "student": told["path"],
+        "change": told["change"],
+        "amount": told["amount"],
+        "key": account,
+        "share": share,
+        "access": access,
+        "reference": reference,
+        **figures,
+    }
+
+
+def _probes(path: Path) -> Path:
+    """The first 200 probe texts, as outputs that can be read: ids and prompt, no receipt."""
+    texts = path.with_name("probe.texts.jsonl")
+    if not texts.exists():
+        texts.write_text("".join(json.dumps(answer) + "\n" for answer in read(path)[:200]))
+    return texts
+
+
+def _prompts(probes: Path) -> list[Any]:
+    from watermark.prompts import Prompt
+
+    return [Prompt(a["id"], a["prompt"], ({"role": "user", "content": a["prompt"]},)) for a in read(probes)]
+
+
+def main() -> None:
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--only", default="", help="only the students whose path this pattern finds")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    evaluate(given.work, given.only)
+
+
+if __name__ == "__main__":
+    main()
