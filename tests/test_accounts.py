@@ -11,10 +11,14 @@ from typer.testing import CliRunner
 from wmark_cli.main import app
 
 from watermark.accounts import Accounts, check_names, read_accounts
+from watermark.detect import detect
 from watermark.embed.transformers import Embedder
-from watermark.errors import AccountsInvalid, MarkInvalid
+from watermark.errors import AccountsInvalid, MarkInvalid, ProfileMismatch
 from watermark.keys import decoy_keys
+from watermark.ledger import Record
 from watermark.mark import Watermark, load_profile, save_profile
+from watermark.observe import observe, served_windows
+from watermark.outputs import Output
 from watermark.schemes import GreenList
 
 KEY, OTHER, *MORE = decoy_keys(b"accounts", 40)
@@ -227,3 +231,24 @@ def test_generate_serves_an_account_and_the_ledger_names_it(tmp_path):
     records = [json.loads(line) for line in (tmp_path / "l.jsonl").read_text().splitlines()[1:]]
     assert [(r["kid"], r["receipt"]["kid"], r["receipt"]["shared_kid"]) for r in records] == [(kid, kid, shared)] * 2
     assert run("generate", model, "--unmarked", "--account", "acme", *ask, "--output", tmp_path / "b").exit_code == 2
+
+
+def test_the_test_of_any_answers_scores_the_shared_windows_alone(shared):
+    rows = np.random.default_rng(8).integers(0, 60_000, (40, 60))
+    outputs = [Output(str(i), token_ids=tuple(row)) for i, row in enumerate(rows.tolist())]
+    for mark in (shared, shared.account("one")):
+        seen = observe(outputs, mark)
+        assert mark.owned(seen.windows).all()
+        assert 0.4 < seen.skipped["window of another key"] / (40 * 58) < 0.6
+    evidence = detect(outputs, shared, decoys=99)
+    assert any("keyed bit" in note for note in evidence.notes)
+    assert not any("keyed bit" in note for note in detect(outputs, Watermark(GreenList(), KEY), decoys=99).notes)
+
+
+def test_the_shared_mark_takes_ledgers_of_its_accounts_and_no_others(shared):
+    one = shared.account("one")
+    record = Record(0, "", "a", one.key.kid, {"shared_kid": KEY.kid}, "", "", "", [1, 2, 3, 4], "", "")
+    assert len(served_windows([record], shared)) == 3
+    assert len(served_windows([record], one)) == 3
+    with pytest.raises(ProfileMismatch, match="marked under kid"):
+        served_windows([record], shared.account("two"))

@@ -125,7 +125,8 @@ def calibrate(students: Sequence[tuple[str | Path | Evidence, float]], *, statis
     """A calibration from control students' evidence and the marked shares they were trained with.
 
     statistic: of which the effect is read; by default the first that all have of difference, spread, excess, tally,
-    votes: the effect of `difference` depends least on the size of the probes. Raises CalibrationInvalid if they were not tested alike or do not tell shares apart.
+    votes: the effect of `difference` depends least on the size of the probes. Raises CalibrationInvalid if they were
+    not tested alike or do not tell shares apart.
     """
     found = [(e if isinstance(e, Evidence) else Evidence.load(e), float(share)) for e, share in students]
     if not found:

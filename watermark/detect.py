@@ -110,7 +110,7 @@ def detect(
     source = Outputs(Path(outputs)) if isinstance(outputs, (str, Path)) else outputs
     source = source if isinstance(source, Outputs) or plan is None else list(source)
     say = progress or (lambda word, count: None)
-    path = getattr(source, "path", None)
+    path = _path(source)
     stopped = stopped or (path is not None and was_watched(path))
     access = _access(suspect is not None, logprobs, samples, reference is not None, bool(controls))
     held = None
@@ -152,7 +152,7 @@ def detect(
         alpha=alpha,
         alternative=alternative,
         decoys=decoys,
-        inputs=_inputs(source, ledger, cells),
+        inputs=_inputs({"outputs": path, "ledger": ledger, "cells": cells, "clean": _path(clean)}),
         options=_options(source, alternative, alpha, decoys, ledger) | {"stopped": stopped},
         bad_records=getattr(source, "skipped", 0),
         say=say,
@@ -236,7 +236,7 @@ def judge(
         mark=mark.profile(),
         inputs=inputs,
         options=options,
-        notes=_notes(seen, access, options["ledger"], tokenizer is not None),
+        notes=_notes(seen, access, options["ledger"], tokenizer is not None, mark.accounts is not None),
         software=_software(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -386,10 +386,14 @@ def _shown(seen: Observations, scores: NDArray[Any], tokenizer: Tokenizer | None
     return shown
 
 
-def _inputs(source: Iterable[Output], ledger: str | Path | None, cells: str | Path | None) -> dict[str, dict[str, Any]]:
+def _inputs(paths: dict[str, str | Path | None]) -> dict[str, dict[str, Any]]:
     """Name, size and SHA-256 of each file; names alone, for a path says where an analyst keeps things."""
-    paths = {"outputs": getattr(source, "path", None), "ledger": ledger, "cells": cells}
     return {role: _file(Path(path)) for role, path in paths.items() if path is not None}
+
+
+def _path(source: str | Path | Iterable[Output] | None) -> Path | None:
+    """Where a source lies, if it is a file."""
+    return Path(source) if isinstance(source, (str, Path)) else getattr(source, "path", None)
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -411,7 +415,7 @@ def _options(
     }
 
 
-def _notes(seen: Observations, access: str, filtered: bool, readable: bool) -> list[str]:
+def _notes(seen: Observations, access: str, filtered: bool, readable: bool, shared: bool) -> list[str]:
     notes = [
         "The p-value holds if the key was fixed before the outputs existed and had no part in choosing the prompts; "
         "the commitment's date is what shows it."
@@ -424,6 +428,8 @@ def _notes(seen: Observations, access: str, filtered: bool, readable: bool) -> l
         )
     if seen.prompts_known and not readable:
         notes.append("No tokenizer was given: windows were compared with the prompts by token ids, not as text too.")
+    if shared:
+        notes.append("Windows go to this key or another by a keyed bit that is independent of the green bits.")
     if filtered:
         notes.append("Windows were chosen by the ledger: by windows alone, never by window and token.")
     if access == "logits":

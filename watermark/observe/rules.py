@@ -5,7 +5,8 @@
 2. A window lies wholly inside the response; a window that occurs in that answer's prompt, as ids or as text (the
    start of copied text is often tokenized otherwise than it was in the prompt), is skipped.
 3. A ledger filters by its windows alone, never by (window, token).
-4. Special tokens are neither scored nor part of a scored window.
+4. Special tokens are neither scored nor part of a scored window; where a mark has accounts, only windows that go to
+   the key that is tested are scored.
 5. Where log-probabilities are read, a window that occurs earlier in the same answer is skipped too: the text may
    have been put before the model, and what followed that window last time can be copied from it. The first tokens
    of an answer were served after windows that reach back into the prompt, and prompts (with the teacher's chat
@@ -38,6 +39,7 @@ SPECIAL = "special token"
 PROMPTED = "window in the prompt"
 UNSERVED = "window not in the ledger"
 REPEATED = "cell counted before"
+OTHER_KEY = "window of another key"
 EARLIER = "window earlier in the same answer"
 
 
@@ -83,6 +85,7 @@ class Rules:
         special = np.asarray(self.mark.special_ids, dtype=np.int64)
         keep = ~(np.isin(windows, special).any(axis=1) | np.isin(choices, special))
         self._skip(SPECIAL, int((~keep).sum()))
+        keep = self._drop(OTHER_KEY, keep, ~self.mark.owned(windows))
         names = prf.window_ids(windows)
         prompted = keep & np.isin(_owned(names, documents), self._prompt_windows(prompts))
         prompted |= self._in_prompt_text(windows, names, documents, texts, keep & ~prompted)
@@ -166,7 +169,7 @@ class Rules:
 def require_record(record: Record, mark: Watermark) -> list[int]:
     """The served token ids of a ledger's record. Raises ProfileMismatch for another mark's, OutputsInvalid for
     a hash-only one."""
-    if record.kid != mark.key.kid:
+    if mark.key.kid not in (record.kid, record.receipt.get("shared_kid")):
         raise ProfileMismatch(
             f"the ledger holds answers marked under kid {record.kid}, the mark is {mark.key.kid}",
             hint="pass the ledger that was written with this watermark file",
