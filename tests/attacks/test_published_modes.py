@@ -39,7 +39,7 @@ from watermark.observe.rules import Rules
 from watermark.observe.weights import votes, weigh
 
 ROOT = Path(__file__).parents[2]
-KEYS, ROWS, LENGTH = 300, 6, 144
+KEYS, ROWS, LENGTH = 300, 6, 240
 PLAYED = 120  # keys on which the invalid modes are played
 TEACHER = teacher()
 BASE = drifted(TEACHER, 6)
@@ -84,7 +84,7 @@ def chosen() -> list[tuple[Watermark, np.ndarray]]:
     """Texts in which every eight tokens are the greenest of eight candidates: unmarked draws, chosen by the key."""
     rng, marks = np.random.default_rng(33), _marks()
     ids = openings(KEYS * ROWS, rng)
-    for _ in range(12):
+    for _ in range(16):
         many = np.repeat(ids[:, -2:], 8, axis=0)
         drawn = TEACHER.write(many, 8, rng)
         windows = np.lib.stride_tricks.sliding_window_view(drawn, 3, axis=1)
