@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from baselines import published
 from make import read, under
 from slopes import judged, seen, with_logprobs
@@ -24,6 +25,9 @@ from slopes import judged, seen, with_logprobs
 from watermark.embed.answers import Model, Sampling, write_answers
 from watermark.files import append_whole, canonical_json
 
+MANY = 8  # keys; a student of more is read in fewer ways
+CANDIDATES = 1000  # accounts among which those that taught a crowd's student are sought
+STRENGTHS = (0.5, 1.0, 2.0)
 NOBODY = 4  # keys that marked nothing, tested in every student
 LONGEST = {"demo": 96, "smollm2": 112}
 
@@ -37,6 +41,10 @@ def evaluate(work: Path, only: str) -> None:
         if "parts" not in told or told["path"] in done or not re.search(only, told["path"]):
             continue
         rows = list(tested(work, told))
+        if told["name"].startswith("crowd"):
+            rows.append(attributed(work, told))
+        if told["path"] in ("demo/w1d2/full-100", "demo/w1d2/full-20"):
+            rows += neutralised(work, told)
         with found.open("ab", buffering=0) as stream:
             for row in rows:
                 append_whole(stream, canonical_json(row) + b"\n")
@@ -64,7 +72,9 @@ def tested(work: Path, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
     own = scratch / "own.jsonl"
     write_answers(student, _prompts(probes), own, mark=None, sampling=Sampling(LONGEST[teacher], batch=120, seed=9))
     ways = [("text", own, None), ("text", own, "base")]
-    if told["change"] != "retokenized":
+    if len(told["parts"]) > MANY:
+        ways += [("logits", probes, "base")]
+    if told["change"] != "retokenized" and len(told["parts"]) <= MANY:
         listed = with_logprobs(student, tokenizer, own)
         ways += [("log-probabilities", listed, "base"), ("logits", probes, None)]
         ways += [("logits", probes, name) for name in models]
@@ -77,6 +87,67 @@ def tested(work: Path, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield _row(
                 told, account, share, access, reference, _figures(judged(observed, access, reference, marked, outputs))
             )
+
+
+def attributed(work: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """Which of 1,000 accounts a crowd's student learned from: mean e-values, Holm at 1 %, from open weights."""
+    from watermark.assess import stacked
+    from watermark.mark import Watermark
+    from watermark.stats.combine import holm, mean_evalue
+    from watermark.stats.weighted import WeightedSum
+    from watermark.tokenizer import model_path
+
+    mark, base = Watermark.load(work / told["path"].rpartition("/")[0] / "ours.wmark"), model_path("demo")
+    probes = _probes(work / told["teacher"] / "probe.jsonl")
+    student = Model.load(work / told["path"])
+    observed = seen("logits", probes, mark, mark.tokenizer(base), student, Model.load(base)).seen
+    weights, names = stacked(observed)[1:], [name for name in observed.weights if name != "votes"]
+    accounts = [part["account"] for part in told["parts"]]
+    accounts += [f"candidate-{n}" for n in range(CANDIDATES - len(accounts))]
+    keys = [mark.key.subkey(tenant=account) for account in accounts]
+    totals = mark.totals(observed.windows, observed.choices, weights, keys)
+    laws = [WeightedSum(row, mark.scheme.null.mean) for row in weights]
+    evalues = [law.log10_evalue(column) for law, column in zip(laws, totals.T, strict=True)]
+    level, taught = -mean_evalue(np.stack(evalues), axis=0), len(told["parts"])
+    named = holm(np.minimum(level, 0)) <= -2
+    tails = [law.log10_pvalue(int(total)) for law, total in zip(laws[2:3] * len(keys), totals[:, 2], strict=True)]
+    alone = holm(np.array(tails)) <= -2
+    z = {name: [round(law.z(int(t)), 2) for t in column[:taught]] for name, law, column in zip(names, laws, totals.T)}
+    return {
+        "student": told["path"],
+        "access": "attribution",
+        "candidates": len(keys),
+        "taught": taught,
+        "found": int(named[:taught].sum()),
+        "false": int(named[taught:].sum()),
+        "statistic": names[2],
+        "found_alone": int(alone[:taught].sum()),
+        "false_alone": int(alone[taught:].sum()),
+        "z": z,
+    }
+
+
+def neutralised(work: Path, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A student whose logits lose what it gained, at three strengths, against its base."""
+    from attack import neutralise
+
+    from watermark.mark import Watermark
+    from watermark.tokenizer import model_path
+
+    mark, base = Watermark.load(work / told["path"].rpartition("/")[0] / "ours.wmark"), Model.load("demo")
+    tokenizer, probes = mark.tokenizer(model_path("demo")), _probes(work / told["teacher"] / "probe.jsonl")
+    for strength in STRENGTHS:
+        student = Model.load(work / told["path"])
+        neutralise(student, base, read(work / told["teacher"] / "unmarked.jsonl")[:800], strength)
+        observed = seen("logits", probes, mark, tokenizer, student, base)
+        found = _figures(judged(observed, "logits", "base", mark, probes))
+        changed = {
+            **told,
+            "path": f"{told['path']}-neutralised-{strength:g}",
+            "change": "neutralised",
+            "amount": strength,
+        }
+        yield _row(changed, "", told["parts"][0]["share"], "logits", "base", found)
 
 
 def _figures(evidence: Any) -> dict[str, Any]:
