@@ -220,6 +220,12 @@ def test_a_reference_that_is_the_suspect_is_refused(suspect, mark, own, answers)
         detect(answers, mark, tokenizer=own, suspect=suspect, reference=suspect, decoys=99)
 
 
+def test_a_control_that_is_the_reference_is_refused_by_its_name(suspect, reference, mark, own, answers):
+    given = {"suspect": suspect, "reference": reference, "controls": {"base": reference}}
+    with pytest.raises(SuspectUnusable, match=r"control 'base'.*same probabilities"):
+        detect(answers, mark, tokenizer=own, decoys=99, **given)
+
+
 def test_a_model_that_gives_no_numbers_is_refused(tmp_path, mark, own, answers):
     broken = Model.load(tiny_model(tmp_path / "broken"))
     with torch.no_grad():

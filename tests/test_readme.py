@@ -14,16 +14,17 @@ README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 @pytest.mark.slow
 def test_the_session_runs_as_written(tmp_path):
-    session = re.search(r"test_readme\.py runs these lines -->\n```console\n(.*?)```", README, re.DOTALL).group(1)
+    sessions = re.findall(r"test_readme\.py runs these lines -->\n```console\n(.*?)```", README, re.DOTALL)
     prompts = [json.dumps({"prompt": f"Describe the harbour on day {n}."}) for n in range(40)]
     (tmp_path / "ask.jsonl").write_text("\n".join(prompts))
-    lines = [line.removeprefix("$ ") for line in session.splitlines()]
-    assert len(lines) == 6
+    lines = [line.removeprefix("$ ") for session in sessions for line in session.splitlines()]
+    assert len(lines) == 11
     for line in lines:
         command = [sys.executable, "-m", "wmark_cli", *shlex.split(line)[1:]]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, (line, done.stderr)
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    for page in ("report.html", "open.html"):
+        assert (tmp_path / page).stat().st_size > 10_000
 
 
 def test_front_page_names_the_two_commands_and_its_limits():

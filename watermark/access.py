@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watermark.errors import OutputsInvalid
+from watermark.errors import OutputsInvalid, SuspectUnusable
 from watermark.observe import Observations, observe_readings
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def read(
         rows = list(_counted(read_models(request.source, models, request.mark, tokenizer, reference=beside), say))
         seen, stages = _observed(request, (row[0] for row in rows), say)
         beheld = {
-            name: _observed(request, (row[number] for row in rows), say)[0] for number, name in enumerate(controls, 1)
+            name: _beheld(name, request, [row[number] for row in rows], say) for number, name in enumerate(controls, 1)
         }
         return Found(seen, stages, beheld)
     if access == "log-probabilities":
@@ -93,6 +93,17 @@ def _observed(request: Request, readings: Iterable[Reading], say: Say) -> tuple[
         often=request.often,
         progress=partial(say, "answers read"),
     )
+
+
+def _beheld(name: str, request: Request, readings: list[Reading], say: Say) -> Observations:
+    """A control's observations; what is wrong with it is said under its name."""
+    try:
+        return _observed(request, readings, say)[0]
+    except SuspectUnusable as error:
+        raise SuspectUnusable(
+            f"control {name!r}, in the suspect's place: {error}",
+            hint="a control is another model than the reference: a student of unmarked answers, or an unrelated one",
+        ) from None
 
 
 def _counted(rows: Iterable[tuple[Reading, ...]], say: Say) -> Iterator[tuple[Reading, ...]]:
