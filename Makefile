@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint study-small bench clean
+.PHONY: demo test lint study study-quick study-small bench clean
 
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
@@ -19,9 +19,20 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+study: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
+	$(BIN)/python benchmarks/study/study.py --work study
+	$(BIN)/python benchmarks/study/evaluate.py study
+	$(BIN)/python benchmarks/study/tables.py study
+
+study-quick: $(READY)
+	$(BIN)/python benchmarks/study/study.py --quick --work study/quick
+	$(BIN)/python benchmarks/study/evaluate.py study/quick
+	$(BIN)/python benchmarks/study/tables.py study/quick --results study/quick/page --command 'make study-quick'
+
 study-small: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
-	$(BIN)/python benchmarks/study_small.py --work study
+	$(BIN)/python benchmarks/study_small.py --work study/small
 
 bench: $(READY)
 	$(BIN)/python benchmarks/detector_throughput.py
