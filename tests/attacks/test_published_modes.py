@@ -40,6 +40,7 @@ from watermark.observe.weights import votes, weigh
 
 ROOT = Path(__file__).parents[2]
 KEYS, ROWS, LENGTH = 300, 6, 240
+CHOSEN = 12  # texts of 72 tokens that the key chose
 PLAYED = 120  # keys on which the invalid modes are played
 TEACHER = teacher()
 BASE = drifted(TEACHER, 6)
@@ -83,8 +84,8 @@ def clean() -> list[list[Reading]]:
 def chosen() -> list[tuple[Watermark, np.ndarray]]:
     """Texts in which every eight tokens are the greenest of eight candidates: unmarked draws, chosen by the key."""
     rng, marks = np.random.default_rng(33), _marks()
-    ids = openings(KEYS * ROWS, rng)
-    for _ in range(16):
+    ids = openings(KEYS * CHOSEN, rng)
+    for _ in range(9):
         many = np.repeat(ids[:, -2:], 8, axis=0)
         drawn = TEACHER.write(many, 8, rng)
         windows = np.lib.stride_tricks.sliding_window_view(drawn, 3, axis=1)
@@ -92,7 +93,7 @@ def chosen() -> list[tuple[Watermark, np.ndarray]]:
         green = np.concatenate([m.score(w[:, :2], w[:, 2]).reshape(-1, 8).sum(axis=1) for m, w in zip(marks, each)])
         best = green.reshape(-1, 8).argmax(axis=1) + np.arange(len(ids)) * 8
         ids = np.concatenate([ids, drawn[best, 2:]], axis=1)
-    return list(zip(marks, ids.reshape(KEYS, ROWS, -1)))
+    return list(zip(marks, ids.reshape(KEYS, CHOSEN, -1)))
 
 
 def _positions(readings: list[Reading]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -207,7 +208,7 @@ def test_answers_to_prompts_chosen_by_the_key_keep_the_level(chosen, holds_level
     """The same texts as prompts: their windows are left out, and the answers were not chosen."""
     rng = np.random.default_rng(34)
     prompts = np.concatenate([ids for _, ids in chosen])
-    written = SUSPECT.write(prompts, 40, rng).reshape(KEYS, ROWS, -1)
+    written = SUSPECT.write(prompts, 40, rng).reshape(KEYS, CHOSEN, -1)
     found, counted = [], []
     for (mark, ids), rows in zip(chosen, written):
         texts = [Text(row, ids.shape[1]) for row in rows]

@@ -1,8 +1,8 @@
 """Every level of access keeps its level: random keys against models that met no mark, through the real path.
 
 Models are toys that copy from their context, loop, or speak at a low temperature (tests/toy.py). Where nothing read
-depends on the key, 500 keys share one reading; where prompts or texts are marked, they are made anew under each of
-300 keys. All runs together are held to two standard errors; each statistic of a mode, of which there are some 250
+depends on the key, 1,500 keys share one reading; where prompts or texts are marked, they are made anew under each of
+300 keys. All runs together are held to two standard errors (ranks, which share decoys, to three); each statistic of a mode, of which there are some 250
 with their levels, to the 99.99 % point of the binomial law; each with one suspect, a thousand, to the 99.999 % point.
 `pytest -s` prints the table that docs/results/calibration.md keeps.
 """
@@ -46,7 +46,7 @@ from watermark.stats.rank import rank_pvalue
 from watermark.stats.weighted import WeightedSum
 
 LEVELS = (0.05, 0.01, 0.001)
-KEYS, DECOYS = 500, 999  # for each suspect and mode
+KEYS, DECOYS = 1_500, 999  # for each suspect and mode
 MARKED, FEW = 300, 199  # keys with marked prompts and texts, and their decoys
 TEACHER = teacher()
 GREW = drifted(TEACHER, 5)
@@ -149,7 +149,7 @@ def _shared(seen: Observations, mark: Watermark, keys: list) -> dict[str, np.nda
     z = (totals[:m, 0] - n * law.mean) / math.sqrt(n * law.variance)
     found = {"exact votes": _coarse(lambda green: law.log10_pvalue(green, n), totals[:m, 0], z)}
     if not names:
-        found["Chernoff votes"] = np.array([binomial_log10_chernoff(int(t), n, law.mean) for t in totals[:m, 0]])
+        found["Chernoff votes"] = _coarse(lambda t: binomial_log10_chernoff(t, n, law.mean), totals[:m, 0], z)
         found["rank"] = np.log10([rank_pvalue(t, totals[m:, 0]) for t in totals[:m, 0]])
         return found
     evalues = []
@@ -157,7 +157,7 @@ def _shared(seen: Observations, mark: Watermark, keys: list) -> dict[str, np.nda
         law = WeightedSum(seen.weights[name], gamma)
         z = (column[:m] - law.mean) / law.sd
         found[f"exact {name}"] = _coarse(law.log10_pvalue, column[:m], z)
-        found[f"Chernoff {name}"] = np.array([law.log10_chernoff(int(total)) for total in column[:m]])
+        found[f"Chernoff {name}"] = _coarse(law.log10_chernoff, column[:m], z)
         evalues.append(law.log10_evalue(column))
     together = mean_evalue(np.stack(evalues), axis=0)
     found["1/E"] = np.minimum(0.0, -together[:m])
@@ -172,10 +172,10 @@ def _agrees(seen, totals, decoys, gamma: float, found: dict[str, np.ndarray]) ->
     assert alone.log10_p == pytest.approx(found["1/E"][0], abs=1e-9)
     assert math.log10(alone.rank_pvalue) == pytest.approx(found["rank"][0], abs=1e-9)
     for each in alone.statistics:
-        assert each.log10_chernoff == pytest.approx(found[f"Chernoff {each.name}"][0], abs=1e-9)
-        reached = found[f"exact {each.name}"][0]
-        assert each.log10_p <= reached
-        assert reached < 0 or each.log10_p > math.log10(0.05)
+        for kind, value in (("exact", each.log10_p), ("Chernoff", each.log10_chernoff)):
+            reached = found[f"{kind} {each.name}"][0]
+            assert value <= reached
+            assert reached < 0 or value > math.log10(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +307,7 @@ def test_level_holds_over_all_runs_within_two_standard_errors(innocent, marked):
                 rate = (values <= math.log10(level) + 1e-9).mean()
                 error = math.sqrt(level * (1 - level) * (1 / runs + shared))
                 print(f"{what}: {kind:<9}{level:>6}{rate:>9.5f}")
-                assert rate <= level + 2 * error, (what, kind, level, rate)
+                assert rate <= level + (3 if kind == "rank" else 2) * error, (what, kind, level, rate)
     exact = np.concatenate([rates.of("exact") for rates in innocent.values()])
     assert (exact <= math.log10(0.05)).mean() > 0.045  # not for want of trying
 
