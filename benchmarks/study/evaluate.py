@@ -71,13 +71,14 @@ def tested(work: Path, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
     scratch.mkdir(parents=True, exist_ok=True)
     own = scratch / "own.jsonl"
     write_answers(student, _prompts(probes), own, mark=None, sampling=Sampling(LONGEST[teacher], batch=120, seed=9))
-    ways = [("text", own, None), ("text", own, "base")]
-    if len(told["parts"]) > MANY:
-        ways += [("logits", probes, "base")]
-    if told["change"] != "retokenized" and len(told["parts"]) <= MANY:
+    ways: list[tuple[str, Path, str | None]] = [("text", own, None), ("text", own, "base")]
+    if told["change"] != "retokenized":
+        ways.append(("logits", probes, "base"))
+    if not told["change"] and len(told["parts"]) <= MANY:  # every way; the others are read in the strongest ones
         listed = with_logprobs(student, tokenizer, own)
         ways += [("log-probabilities", listed, "base"), ("logits", probes, None)]
-        ways += [("logits", probes, name) for name in models]
+        ways += [("logits", probes, name) for name in models if name != "base"]
+    if told["change"] != "retokenized" and len(told["parts"]) <= MANY:
         for (account, share), result in zip(keys, published(student, read(probes), marks), strict=True):
             yield _row(told, account, share, "published", None, asdict(result))
     for access, outputs, reference in ways:

@@ -150,7 +150,7 @@ def _doses(found: Sequence[Row]) -> list[str]:
             kind = row["student"].rpartition("/")[2].partition("-")[0]
             named = f"{100 * row['share']:g} %, {kind}" if row["share"] else "0 %, keys that marked nothing"
             groups.setdefault(named, []).append(row)
-        if len({row["student"] for row in mine}) > 2:
+        if len({row["student"] for row in mine}) > 1:
             lines += [f"### {setting}", "", *_table(groups, COLUMNS, "share, student")]
     return lines
 
