@@ -2,8 +2,9 @@
 
 Models are toys that copy from their context, loop, or speak at a low temperature (tests/toy.py). Where nothing read
 depends on the key, 1,500 keys share one reading; where prompts or texts are marked, they are made anew under each of
-300 keys. All runs together are held to two standard errors (ranks, which share decoys, to three); each statistic of a mode, of which there are some 250
-with their levels, to the 99.99 % point of the binomial law; each with one suspect, a thousand, to the 99.999 % point.
+300 keys. All runs together are held to two standard errors (ranks, which share decoys, to three); each statistic of a
+mode, of which there are some 250 with their levels, to the 99.99 % point of the binomial law; each with one suspect,
+a thousand, to the 99.999 % point.
 `pytest -s` prints the table that docs/results/calibration.md keeps.
 """
 
