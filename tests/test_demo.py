@@ -49,7 +49,9 @@ def test_the_story_leaves_a_report_and_a_table(told):
     folder, story = told
     assert [row["suspect"] for row in story["suspects"]] == list(SUSPECTS)
     assert "<html" in (folder / "report.html").read_text("utf-8")
-    assert len(table(story).splitlines()) == 4
+    assert len(table(story).splitlines()) == 5
+    assert all(0 < row["opened"]["rank_p"] <= 1 for row in story["suspects"])
+    assert (folder / "thief.opened.html").exists()
     assert json.loads((folder / "story.json").read_text()) == story
 
 

@@ -12,12 +12,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from watermark.demo.steps import SUSPECTS
 from watermark.errors import OutputsInvalid, WatermarkError
 from watermark.files import canonical_json, write_whole
+
+READ = 250  # answers put before an opened suspect
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def play(
     _side_by_side(folder, [f"learn-{name}" for name in ("thief", "honest") if not (folder / name).exists()])
     tell(f"3. each suspect is asked {used.probe:,} unmarked prompts that no student was trained on")
     _side_by_side(folder, [f"ask-{name}" for name in SUSPECTS])
-    tell("4. the detector reads what they said")
-    rows = [_test(folder, suspect) for suspect in SUSPECTS]
+    tell("4. the detector reads what they said; then, with their weights at hand, what they would have said")
+    rows = [_test(folder, suspect) | _opened(folder, suspect, model) for suspect in SUSPECTS]
     told = {"share": share, "model": model, "suspects": rows, "seconds": round(time.monotonic() - began)}
     write_whole(folder / "story.json", json.dumps(told, indent=1).encode() + b"\n")
     tell(f"done in {told['seconds']} s; the thief's report is {folder / 'report.html'}")
@@ -72,11 +75,17 @@ def play(
 
 def table(told: dict[str, Any]) -> str:
     """The story's end as a table."""
-    lines = [f"{'suspect':<11}{'tokens':>8}{'cells':>8}{'green rate':>12}{'z':>7}{'log10 p':>10}  verdict"]
+    lines = [
+        f"{'':<10}|{'from its text alone':^45}|{'from its weights':^33}",
+        f"{'suspect':<10}|{'tokens':>8}{'green rate':>12}{'z':>7}{'log10 p':>9}  verdict "
+        f"|{'tokens':>8}{'z':>7}{'log10 p':>9}  verdict",
+    ]
     for row in told["suspects"]:
+        opened, found = row["opened"], "found" if row["verdict"] == "evidence found" else "-"
         lines.append(
-            f"{row['suspect']:<11}{row['tokens']:>8,}{row['cells']:>8,}{row['green_rate']:>12.4f}{row['z']:>7.1f}"
-            f"{row['log10_p']:>10.2f}  {row['verdict']}"
+            f"{row['suspect']:<10}|{row['tokens']:>8,}{row['green_rate']:>12.4f}{row['z']:>7.1f}{row['log10_p']:>9.2f}"
+            f"  {found:<7} |{opened['tokens']:>8,}{opened['z']:>7.1f}{opened['log10_p']:>9.2f}"
+            f"  {'found' if opened['verdict'] == 'evidence found' else '-'}"
         )
     return "\n".join(lines)
 
@@ -161,3 +170,27 @@ def _test(folder: Path, suspect: str) -> dict[str, Any]:
         "rank_p": evidence.decoys.rank_pvalue,
         "verdict": evidence.verdict,
     }
+
+
+def _opened(folder: Path, suspect: str, teacher: str) -> dict[str, Any]:
+    """The same suspect with its weights at hand, read over the first of its own answers, against the teacher."""
+    from watermark.detect import detect
+    from watermark.mark import Watermark
+    from watermark.outputs import Outputs
+    from watermark.report import render
+    from watermark.tokenizer import Tokenizer
+
+    evidence = detect(
+        list(islice(Outputs(folder / f"{suspect}.jsonl"), READ)),
+        Watermark.load(folder / "ours.wmark"),
+        tokenizer=Tokenizer.load(folder / "untrained"),
+        suspect=folder / suspect,
+        reference=teacher,
+        cells=folder / f"{suspect}.cells.npz",
+    )
+    evidence.save(folder / f"{suspect}.opened.json")
+    render(evidence, folder / f"{suspect}.opened.html")
+    deep = evidence.weighted
+    assert deep is not None
+    found = {"tokens": evidence.tokens_read, "log10_p": evidence.log10_p, "verdict": evidence.verdict}
+    return {"opened": found | {"z": max(s.z for s in deep.statistics), "rank_p": deep.rank_pvalue}}
