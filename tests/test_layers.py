@@ -9,7 +9,7 @@ ROOT = Path(watermark.__file__).parent
 ORDER = (
     ("errors",),
     ("files", "keys"),
-    ("prf", "stats"),
+    ("prf", "sealed", "stats"),
     ("accounts", "schemes"),
     ("tokenizer",),
     ("mark", "prompts"),

@@ -7,26 +7,22 @@ chance that any innocent one is named is at most alpha, however many others are 
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from watermark import prf
 from watermark.accounts import check_names
 from watermark.errors import AccountsInvalid, TooFewObservations
-from watermark.files import canonical_json, write_whole
 from watermark.keys import Key, decoy_keys
 from watermark.observe import MINIMUM_CELLS
+from watermark.sealed import Sealed
 from watermark.stats.combine import holm, max_t, mean_evalue
 from watermark.stats.many import upper_tails
 from watermark.stats.weighted import WeightedSum
@@ -86,13 +82,15 @@ class Decoys:
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(Sealed):
     """What `attribute` found. exposures: of every account, best score first. hypotheses: how many there are.
 
     found: names of those with log10_p_holm <= log10(alpha). runner_up: the best of the others; the second best if
     none was found; gap: by how much score the one before it is ahead. cells: distinct ones in windows of account
-    keys; effective_cells: as many equal weights would vary as steadily.
+    keys; effective_cells: as many equal weights would vary as steadily. Account names are in it.
     """
+
+    format: ClassVar[str] = FORMAT
 
     verdict: str
     alpha: float
@@ -114,23 +112,6 @@ class Attribution:
     notes: list[str]
     software: dict[str, str]
     created: str
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the canonical JSON of everything but the digest itself."""
-        return hashlib.sha256(canonical_json(self._plain())).hexdigest()
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values, with format and digest. Account names are in it."""
-        return self._plain() | {"digest": self.digest}
-
-    def save(self, path: str | Path) -> None:
-        """Writes one JSON file, whole or not at all."""
-        text = json.dumps(self.to_json(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_whole(Path(path), text.encode() + b"\n")
-
-    def _plain(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"format": FORMAT}
 
 
 def attribute(

@@ -7,8 +7,6 @@ The students must have been tested as the suspect is: same access, statistic, re
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,18 +14,19 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 from watermark.errors import CalibrationInvalid
 from watermark.evidence import Evidence
-from watermark.files import canonical_json, write_whole
 from watermark.observe.text import VOTES
+from watermark.sealed import Refusal, Sealed, read_sealed
 from watermark.stats import dose as doses
 
 FORMAT = "wmark-calibration/1"
 EFFECT = "z per square root of the cells with weight"
 METHOD = f"inversion of a monotone curve through control students; effect: {EFFECT}"
 _PREFERRED = ("difference", "spread", "excess", "tally", VOTES)
+_REFUSAL = Refusal(CalibrationInvalid, "a calibration", other="make one with `wmark calibrate`")
 _SIZE = 2.0  # by so much may the probes of suspect and students differ in tokens
 
 
@@ -55,17 +54,15 @@ class Student:
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class Calibrated(Sealed):
     """Control students, all tested in one way."""
+
+    format: ClassVar[str] = FORMAT
+    readable: ClassVar[bool] = False
 
     way: Way
     students: list[Student]
     created: str
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the canonical JSON of everything but the digest itself."""
-        return hashlib.sha256(canonical_json(self._plain())).hexdigest()
 
     @cached_property
     def curve(self) -> doses.Calibration:
@@ -75,9 +72,8 @@ class Calibrated:
         except ValueError as error:
             raise CalibrationInvalid(str(error)) from None
 
-    def save(self, path: str | Path) -> None:
-        """Writes the calibration as one JSON file."""
-        write_whole(Path(path), canonical_json(self._plain() | {"digest": self.digest}) + b"\n")
+    def content(self) -> dict[str, Any]:
+        return super().content() | {"effect": EFFECT}
 
     def dose(self, found: Evidence, *, ambient: Evidence | None = None, level: float = 0.95) -> dict[str, Any]:
         """The marked share of the suspect's training text that its evidence means, with an interval, as JSON values.
@@ -116,9 +112,6 @@ class Calibrated:
             )
         _like_in_size(found.tokens_read, self.students, what)
         return effect_of(found, self.way.statistic)
-
-    def _plain(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"format": FORMAT, "effect": EFFECT}
 
 
 def calibrate(students: Sequence[tuple[str | Path | Evidence, float]], *, statistic: str | None = None) -> Calibrated:
@@ -159,25 +152,13 @@ def read_calibration(path: str | Path | Calibrated) -> Calibrated:
     """Reads a calibration. Raises CalibrationInvalid if it is malformed or was changed."""
     if isinstance(path, Calibrated):
         return path
-    try:
-        stored = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise CalibrationInvalid(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise CalibrationInvalid(f"{path} is not JSON; was it cut short?") from None
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise CalibrationInvalid(
-            f"{path} is not a calibration (its format should be {FORMAT})", hint="make one with `wmark calibrate`"
-        )
-    try:
-        made = Calibrated(Way(**stored["way"]), [Student(**s) for s in stored["students"]], stored["created"])
-        digest = made.digest
-    except (TypeError, KeyError, ValueError) as error:
-        raise CalibrationInvalid(f"{path} is not complete: {error}") from None
-    if digest != stored.get("digest"):
-        raise CalibrationInvalid(f"{path} does not match its digest; it was changed after it was written")
+    made = read_sealed(path, FORMAT, _built, _REFUSAL)
     _ = made.curve
     return made
+
+
+def _built(body: dict[str, Any]) -> Calibrated:
+    return Calibrated(Way(**body["way"]), [Student(**student) for student in body["students"]], body["created"])
 
 
 def way_of(found: Evidence, statistic: str) -> Way:

@@ -5,18 +5,21 @@ JSON, format `wmark-evidence/2`; schema in report/evidence.schema.json. `log10_p
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from watermark.errors import ReportInvalid
-from watermark.files import canonical_json, write_whole
+from watermark.sealed import Refusal, Sealed, read_sealed, unsealed
 
 FORMAT = "wmark-evidence/2"
 Verdict = Literal["evidence found", "no evidence found", "inconclusive"]
+_REFUSAL = Refusal(
+    ReportInvalid,
+    "evidence",
+    unreadable="write it again with `wmark detect --output`",
+    other="pass the file that `wmark detect --output` wrote",
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Sealed):
     """What `detect` found. Counts are whole numbers; rates lie in [0, 1]; `log10_p` is base 10.
 
     cells, green and what follows from them count one vote a cell; where weights were read (`weighted`), the verdict
@@ -143,6 +146,8 @@ class Evidence:
     green_rate_interval: 95 %, Clopper and Pearson. detectable_rate: the green rate that this test would have
     found with probability `power`, None if none. inputs: name, bytes and SHA-256 of each file read.
     """
+
+    format: ClassVar[str] = FORMAT
 
     verdict: Verdict
     alpha: float
@@ -187,62 +192,25 @@ class Evidence:
         """The p-value as a float: for reading only, it underflows where `log10_p` does not."""
         return float(10.0**self.log10_p)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the canonical JSON of everything but the digest itself."""
-        return hashlib.sha256(canonical_json(self._plain())).hexdigest()
-
-    def to_json(self) -> dict[str, Any]:
-        """The evidence as JSON values, with its format and digest."""
-        return self._plain() | {"digest": self.digest}
-
-    def save(self, path: str | Path) -> None:
-        """Writes the evidence as one JSON file, whole or not at all."""
-        text = json.dumps(self.to_json(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_whole(Path(path), text.encode() + b"\n")
+    def content(self) -> dict[str, Any]:
+        return super().content() | {"green_rate_interval": list(self.green_rate_interval)}
 
     @classmethod
     def load(cls, path: str | Path) -> Evidence:
         """Reads an evidence file. Raises ReportInvalid if it is malformed or does not match its digest."""
-        try:
-            stored = json.loads(Path(path).read_bytes())
-        except OSError as error:
-            raise ReportInvalid(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise ReportInvalid(
-                f"{path} is not JSON; was it cut short?", hint="write it again with `wmark detect --output`"
-            ) from None
-        return cls.from_json(stored, name=str(path))
+        return read_sealed(path, FORMAT, _built, _REFUSAL)
 
     @classmethod
     def from_json(cls, stored: Any, *, name: str = "evidence") -> Evidence:
         """From `to_json`. Raises ReportInvalid."""
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise ReportInvalid(
-                f"{name} is not evidence (its format should be {FORMAT})",
-                hint="pass the file that `wmark detect --output` wrote",
-            )
-        body = {k: v for k, v in stored.items() if k not in ("format", "digest")}
-        try:
-            evidence = _built(cls, body)
-            digest = evidence.digest
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise ReportInvalid(f"{name} is not complete: {error}") from None
-        if digest != stored.get("digest"):
-            raise ReportInvalid(f"{name} does not match its digest; it was changed after it was written")
-        return evidence
-
-    def _plain(self) -> dict[str, Any]:
-        plain = dataclasses.asdict(self) | {"format": FORMAT}
-        plain["green_rate_interval"] = list(self.green_rate_interval)
-        return plain
+        return unsealed(stored, FORMAT, _built, _REFUSAL, name=name)
 
 
-def _built(cls: type[Evidence], body: dict[str, Any]) -> Evidence:
+def _built(body: dict[str, Any]) -> Evidence:
     low, high = body["green_rate_interval"]
     deep, running = body["weighted"], body["anytime"]
     shown = [ShownDocument(s["id"], [ShownToken(**token) for token in s["tokens"]]) for s in body["shown"]]
-    return cls(
+    return Evidence(
         **body
         | {
             "green_rate_interval": (low, high),

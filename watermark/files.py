@@ -17,6 +17,11 @@ def canonical_json(value: Any) -> bytes:
     return text.encode()
 
 
+def readable_json(value: Any) -> bytes:
+    """The same values laid out for the eye: a line each, keys sorted."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, or of a folder: over its sorted relative names and their files' digests."""
     if path.is_dir():

@@ -9,7 +9,6 @@ for those models and that training. Your own control student tells more: `slope`
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -17,15 +16,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from watermark.errors import PlanMismatch
-from watermark.files import canonical_json, sha256_of, write_whole
+from watermark.files import sha256_of
 from watermark.observe.text import VOTES
 from watermark.observe.weights import FROM_SAMPLES, FROM_TEXT, NORMED, WITH_REFERENCE, WITHOUT_REFERENCE
 from watermark.probe.log import log_path, read_log
 from watermark.prompts import read_prompts
 from watermark.schemes import scheme_to_json
+from watermark.sealed import Refusal, Sealed, read_sealed
 from watermark.stats.laws import Alternative
 from watermark.stats.power import Test, power_of, smallest_share, tokens_needed
 from watermark.tokenizer import model_path
@@ -40,6 +40,14 @@ Access = Literal["text", "samples", "log-probabilities", "logits"]
 Stop = Literal["none", "e-process"]
 BESIDE = "text and reference"
 _SLOPES = Path(__file__).with_name("power.json")
+_REFUSAL = Refusal(
+    PlanMismatch,
+    "a plan",
+    complete="a complete plan",
+    unreadable="pass what `wmark plan` wrote",
+    other="make one with `wmark plan`",
+    changed="use the plan as it was written, or make a new one before asking anything",
+)
 _PER = 1000  # slopes are z per square root of so many probe tokens
 
 
@@ -102,7 +110,7 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Sealed):
     """A test fixed in advance. mark: kid and commitment of the key. access: what will be read, by detect's names.
 
     reference, clean: name and SHA-256 (None where no file is here), or None. ledger: only windows served are scored.
@@ -110,6 +118,9 @@ class Plan:
     asks all probes and tests once; "e-process" may stop when it reaches 1/level. share, power: aimed at.
     tokens: least number that keeps to the plan. estimates: one for each measured setting, the most cautious first.
     """
+
+    format: ClassVar[str] = FORMAT
+    readable: ClassVar[bool] = False
 
     mark: dict[str, str]
     access: str
@@ -135,20 +146,18 @@ class Plan:
         """Of each single test: alpha over the number of keys times suspects (Bonferroni)."""
         return self.alpha / (self.keys * self.suspects)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the canonical JSON of everything but the digest itself."""
-        return hashlib.sha256(canonical_json(self._plain())).hexdigest()
+    def content(self) -> dict[str, Any]:
+        return super().content() | {"level": self.level}
 
-    def to_json(self) -> dict[str, Any]:
-        return self._plain() | {"digest": self.digest}
+    def matches(self, stored: dict[str, Any]) -> bool:
+        return super().matches(stored) and self.level == stored.get("level")
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as one JSON file. Raises PlanMismatch if another plan is there: a plan is not replaced."""
         path = Path(path)
         if path.exists():
             raise PlanMismatch(f"{path} is there already; a plan is not written over", hint="choose another --output")
-        write_whole(path, canonical_json(self.to_json()) + b"\n")
+        super().save(path)
 
     def stamp(self, mismatches: list[str], *, exploratory: bool) -> dict[str, Any]:
         """What the evidence says of the plan. Raises PlanMismatch naming every mismatch, unless exploratory."""
@@ -171,9 +180,6 @@ class Plan:
             "power": self.power,
             "tokens": self.tokens,
         }
-
-    def _plain(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"format": FORMAT, "level": self.level}
 
 
 def plan(
@@ -259,27 +265,13 @@ def read_plan(path: str | Path | Plan) -> Plan:
     """Reads a plan. Raises PlanMismatch if it is malformed or was changed after it was written."""
     if isinstance(path, Plan):
         return path
-    try:
-        stored = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise PlanMismatch(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise PlanMismatch(f"{path} is not JSON; was it cut short?", hint="pass what `wmark plan` wrote") from None
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise PlanMismatch(f"{path} is not a plan (its format should be {FORMAT})", hint="make one with `wmark plan`")
-    body = {name: value for name, value in stored.items() if name not in ("format", "digest", "level")}
-    try:
-        estimates = [Estimate(**e | {"slope": Slope(**e["slope"])}) for e in body["estimates"]]
-        found = Plan(**body | {"probes": Probes(**body["probes"]), "estimates": estimates})
-        digest = found.digest
-    except (TypeError, KeyError, ValueError, ZeroDivisionError) as error:
-        raise PlanMismatch(f"{path} is not a complete plan: {error}") from None
-    if digest != stored.get("digest") or found.level != stored.get("level"):
-        raise PlanMismatch(
-            f"{path} does not match its digest; it was changed after it was written",
-            hint="use the plan as it was written, or make a new one before asking anything",
-        )
-    return found
+    return read_sealed(path, FORMAT, _built, _REFUSAL)
+
+
+def _built(body: dict[str, Any]) -> Plan:
+    fields = {name: value for name, value in body.items() if name != "level"}
+    estimates = [Estimate(**e | {"slope": Slope(**e["slope"])}) for e in fields["estimates"]]
+    return Plan(**fields | {"probes": Probes(**fields["probes"]), "estimates": estimates})
 
 
 def check(
