@@ -133,10 +133,11 @@ def test_weights_are_sums_over_all_contexts_of_a_window():
     rows = _rows()
     cells = weigh(rows)
     plain: dict[tuple[int, int], float] = {}
-    fitted = refitted(rows)
+    fitted, often = refitted(rows), np.bincount(rows.windows[:, 0])
     for window, tokens, s, r in zip(rows.windows[:, 0], rows.tokens, fitted.suspect, rows.reference):
+        share = often[window] / (often[window] + 20)
         for token, p, q in zip(tokens.tolist(), np.exp(s.astype(float)), np.exp(r.astype(float))):
-            plain[int(window), token] = plain.get((int(window), token), 0.0) + min(max(p - q, -0.02), 0.02)
+            plain[int(window), token] = plain.get((int(window), token), 0.0) + share * min(max(p - q, -0.02), 0.02)
     unit = np.sqrt(np.mean(np.square([value for value in plain.values() if abs(value) > 1e-9]))) / UNITS
     found = {
         (int(w), int(t)): int(k)
@@ -149,18 +150,28 @@ def test_weights_are_sums_over_all_contexts_of_a_window():
     assert set(found) <= set(plain)
 
 
-def test_normed_windows_carry_like_weight_and_frequent_ones_more_when_counted():
-    rows = _rows()
-    cells = weigh(rows)
+def test_normed_windows_carry_like_weight():
+    cells = weigh(_rows())
     square = np.bincount(cells.windows[:, 0], weights=cells.weights["log-ratio normed"].astype(float) ** 2)
     plain = np.bincount(cells.windows[:, 0], weights=cells.weights["log-ratio"].astype(float) ** 2)
     assert square.max() / np.median(square) < plain.max() / np.median(plain)
+
+
+def test_windows_count_by_how_often_they_occur_where_that_is_known():
+    rows = _rows()
     names = np.unique(rows.names)
     counts = np.where(np.arange(len(names)) < 5, 10_000, 0)
     counted = weigh(rows, often=(names, counts))
     kept = np.isin(prf.window_ids(counted.windows), names[:5])
-    assert (counted.weights["log-ratio normed"][~kept] == 0).all()
-    assert (counted.weights["log-ratio"] != 0).sum() == (cells.weights["log-ratio"] != 0).sum()
+    assert kept.all()
+    assert len(counted.choices) > 50
+    alike = weigh(rows, often=(names, np.full(len(names), 7)))
+    most, least = (find(np.bincount(rows.windows[:, 0])) for find in (np.argmax, np.argmin))
+
+    def size(cells, window):
+        return np.abs(cells.weights["difference"][cells.windows[:, 0] == window]).sum()
+
+    assert size(weigh(rows), most) / size(weigh(rows), least) > 1.2 * size(alike, most) / size(alike, least)
 
 
 def test_another_temperature_isrefitted():

@@ -94,7 +94,7 @@ def detect(
     model's log-probabilities over these texts; with `logprobs`, those that came with the answers; with `samples`,
     many answers to each prompt. reference: a model to subtract, best the one that the suspect grew from, read over
     the same texts. controls: name -> model, put through the same code (with `suspect`). clean: text whose windows
-    say which are frequent, for the normed weights; by default the ledger's. cells: writes what was read here, so
+    say which are frequent; by default the ledger's, else those of the texts read. cells: writes what was read here, so
     that `verify` can recompute it. decoys: keys drawn for the rank, at least 99. alpha: the level chosen before
     looking. alternative: "two-sided" also finds a suspect who was pushed towards red. stopped: the answers were
     collected until the e-process was content (so it is if their query log says that they were watched); then it
