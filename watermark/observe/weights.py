@@ -96,7 +96,7 @@ def statistics_of(rows: Rows) -> tuple[str, ...]:
 
 
 def weigh(rows: Rows, *, often: tuple[NDArray[np.uint64], NDArray[np.int64]] | None = None) -> Cells:
-    """Cells and weights from rows. often: window names (sorted) and the answers that hold each; by default, of these."""
+    """Cells and weights from rows. often: window names (sorted), answers that hold each; by default of these."""
     fitted = refitted(rows)
     window_of, first = _in_order(rows.names)
     listed = rows.tokens >= 0
