@@ -61,7 +61,8 @@ QUICK = Size({DEMO: 40_000, SMOL: 0}, {DEMO: 900, SMOL: 0}, {DEMO: 560, SMOL: 0}
 class Student:
     """One student: who taught it, under which mark, what share of its tokens each part has, and what was done to it.
 
-    change: an attack, name and amount; origin: the student it starts from or is done to.
+    change: an attack, name and amount; origin: the student it starts from or is done to. scale: tokens learned, in
+    the size's.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Student:
     amount: float = 0.0
     origin: str = ""
     top_k: int = 0
+    scale: float = 1.0
 
     @property
     def setting(self) -> str:
@@ -110,6 +112,9 @@ def students(size: Size) -> Iterator[Student]:
     for n in range(size.crowds):
         parts = tuple(Part(f"crowd-{n}-{k}", 0.05) for k in range(20))
         yield Student(f"crowd-{n}", DEMO, 1, 4.0, parts, replace(TINY, seed=n))
+    for n in range(10, 10 + size.crowds):
+        parts = tuple(Part(f"crowd-{n}-{k}", 0.05) for k in range(20))
+        yield Student(f"crowd-{n}", DEMO, 1, 4.0, parts, replace(TINY, seed=n), scale=2.0)
     yield from _attacked()
     yield from _grid()
 
@@ -201,7 +206,7 @@ class Study:
             return other.answers(chosen(prompts, "spoofed", 320), path, mark, seed=5)
         if part.account:
             path = self.work / student.setting / "answers" / f"{part.account}.jsonl"
-            count = round(1.35 * part.share * self.size.served[DEMO]) + 4
+            count = round(1.35 * student.scale * part.share * self.size.served[DEMO]) + 4
             prompts = chosen(prompts, part.account, count)
         else:
             path = self.work / student.setting / "marked.jsonl"
@@ -222,7 +227,7 @@ def _fast() -> str:
 def mixture(study: Study, student: Student) -> list[Answer]:
     """The answers that a student learns from."""
     served = [(part, study.marked(student, part)) for part in student.parts]
-    tokens = float(study.size.tokens[student.teacher])
+    tokens = student.scale * study.size.tokens[student.teacher]
     if len(served) == 1 and served[0][0].share == 1:  # all there is, if that is less
         tokens = min(tokens, float(sum(map(make.length, served[0][1]))))
     seed, found = zlib.crc32(student.path.encode()), []
