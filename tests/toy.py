@@ -205,7 +205,8 @@ def _likeliest(logprobs: np.ndarray, k: int) -> np.ndarray:
 def judged(seen: Observations, mark: Watermark, *, exact: bool = True) -> dict[str, float]:
     """log10 p by name: "votes" (binomial), "1/E" (the headline), "Chernoff NAME" and "exact NAME" per statistic.
 
-    exact tails are looked up where z passes 0.8; below, where no test of level 0.05 rejects, 0 stands for them.
+    exact tails are looked up where z passes 1.2; below no test of level 0.05 rejects (tests/calibration checks that on
+    every reading it shares), and 0 stands for them.
     """
     gamma, names = mark.scheme.null.mean, [name for name in seen.weights if name != VOTES]
     totals = mark.totals(seen.windows, seen.choices, stacked(seen), [mark.key])[0]
@@ -217,7 +218,7 @@ def judged(seen: Observations, mark: Watermark, *, exact: bool = True) -> dict[s
         evalues.append(float(law.log10_evalue(total)))
         found["Chernoff " + name] = law.log10_chernoff(total)
         if exact:
-            found["exact " + name] = law.log10_pvalue(total) if law.z(total) > 0.8 else 0.0
+            found["exact " + name] = law.log10_pvalue(total) if law.z(total) > 1.2 else 0.0
     if names:
         found["1/E"] = min(0.0, -float(mean_evalue(np.array(evalues))))
     return found

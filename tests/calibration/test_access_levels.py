@@ -48,7 +48,7 @@ from watermark.stats.weighted import WeightedSum
 
 LEVELS = (0.05, 0.01, 0.001)
 KEYS, DECOYS = 1_500, 999  # for each suspect and mode
-MARKED, FEW = 300, 199  # keys with marked prompts and texts, and their decoys
+MARKED, FEW = 300, 99  # keys with marked prompts and texts, and their decoys
 TEACHER = teacher()
 GREW = drifted(TEACHER, 5)
 REFERENCES: dict[str, Toy | None] = {"": None, " + base": drifted(TEACHER, 6), " + unrelated": teacher(2)}
@@ -158,6 +158,7 @@ def _shared(seen: Observations, mark: Watermark, keys: list) -> dict[str, np.nda
         law = WeightedSum(seen.weights[name], gamma)
         z = (column[:m] - law.mean) / law.sd
         found[f"exact {name}"] = _coarse(law.log10_pvalue, column[:m], z)
+        assert (found[f"exact {name}"][z <= 1.2] == 0).all()  # `judged` leaves these out
         found[f"Chernoff {name}"] = _coarse(law.log10_chernoff, column[:m], z)
         evalues.append(law.log10_evalue(column))
     together = mean_evalue(np.stack(evalues), axis=0)
