@@ -9,7 +9,7 @@ ROOT = Path(watermark.__file__).parent
 ORDER = (
     ("errors",),
     ("files", "keys"),
-    ("prf", "sealed", "stats"),
+    ("chain", "prf", "sealed", "stats"),
     ("accounts", "schemes"),
     ("tokenizer",),
     ("mark", "prompts"),

@@ -6,23 +6,22 @@ acknowledged; `wmark verify` says that it is there and the next writer sets it a
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import io
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from watermark import chain
 from watermark.errors import LedgerInvalid
-from watermark.files import append_whole, canonical_json
+from watermark.files import canonical_json
 
 FORMAT = "wmark-ledger/1"
 Mode = Literal["full", "hash-only"]
+_KIND = chain.Kind(FORMAT, "ledger", "record", "ledger record", hint="did you pass the answers as the ledger?")
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Ledger:
 
     def __init__(self, path: str | Path, *, mode: Mode | None = None) -> None:
         self.path = Path(path)
-        self._stream = _open_locked(self.path)
+        self._stream = chain.open_locked(self.path)
         try:
             self._begin(mode)
         except BaseException:
@@ -94,7 +93,7 @@ class Ledger:
 
     def _begin(self, mode: Mode | None) -> None:
         content = self._stream.read()
-        whole = content.rfind(b"\n") + 1
+        whole = chain.whole_lines(content)
         if whole < len(content):
             _set_aside(self.path, content[whole:])
             self._stream.truncate(whole)
@@ -102,7 +101,8 @@ class Ledger:
         if whole == 0:
             self._start(mode or "full")
             return
-        header, records = _parse(self.path, content[:whole])
+        lines = chain.checked(self.path, content[:whole], _KIND)
+        header, records = next(lines), list(_records(self.path, lines))
         self.mode: Mode = header["mode"]
         self.head = records[-1].hash if records else str(header["hash"])
         self.length = len(records)
@@ -117,9 +117,7 @@ class Ledger:
 
     def _write(self, body: dict[str, Any]) -> None:
         """One line, whole: if the disk is full the line is taken back and the ledger stays valid."""
-        digest = hashlib.sha256(canonical_json(body)).hexdigest()
-        append_whole(self._stream, canonical_json(body | {"hash": digest}) + b"\n")
-        self.head = digest
+        self.head = chain.append(self._stream, body)["hash"]
         if "id" in body:
             self.ids.add(body["id"])
 
@@ -130,18 +128,15 @@ def read_ledger(path: str | Path) -> Iterator[Record]:
     A last line without its end is a write that never finished; it is left out.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LedgerInvalid(f"{path} cannot be read: {error.strerror}") from None
-    _, records = _parse(path, content[: content.rfind(b"\n") + 1])
-    yield from records
+    lines = chain.read_chain(path, _KIND)
+    next(lines)
+    yield from list(_records(path, lines))
 
 
 def unfinished(path: str | Path) -> int:
     """Bytes after the last whole line: what an interrupted write left, and `read_ledger` leaves out."""
     content = Path(path).read_bytes()
-    return len(content) - content.rfind(b"\n") - 1
+    return len(content) - chain.whole_lines(content)
 
 
 def answer_hash(salt: str, prompt: str, token_ids: list[int]) -> str:
@@ -149,72 +144,25 @@ def answer_hash(salt: str, prompt: str, token_ids: list[int]) -> str:
     return hashlib.sha256(canonical_json([salt, prompt, [int(i) for i in token_ids]])).hexdigest()
 
 
-def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], list[Record]]:
-    lines = content.split(b"\n")[:-1]
-    if not lines:
-        raise LedgerInvalid(f"{path} is empty; a ledger starts with its header", hint="is this the right file?")
-    header = _checked(path, lines[0], 1)
-    if header.get("format") != FORMAT:
-        raise LedgerInvalid(
-            f"{path} is not a ledger: its first line should say {FORMAT}",
-            hint="did you pass the answers as the ledger?",
-        )
-    previous, records = str(header["hash"]), []
-    for number, line in enumerate(lines[1:], 2):
-        body = _checked(path, line, number)
-        if body.get("prev") != previous or body.get("seq") != number - 2:
-            raise LedgerInvalid(f"{path}, line {number}: a record before it is missing, moved or changed")
+def is_ledger(path: str | Path) -> bool:
+    """Whether a file starts like a ledger."""
+    return chain.starts_as(path, _KIND)
+
+
+def _records(path: Path, lines: Iterable[dict[str, Any]]) -> Iterator[Record]:
+    for number, line in enumerate(lines, 2):
         try:
-            record = Record(**body)
+            record = Record(**line)
         except TypeError:
             raise LedgerInvalid(f"{path}, line {number}: the record's fields are not those of {FORMAT}") from None
         if record.token_ids is not None and (
             answer_hash(record.salt, record.prompt or "", record.token_ids) != record.answer_hash
         ):
             raise LedgerInvalid(f"{path}, line {number}: the answer does not match its hash")
-        records.append(record)
-        previous = record.hash
-    return header, records
-
-
-def _checked(path: Path, line: bytes, number: int) -> dict[str, Any]:
-    try:
-        body: dict[str, Any] = json.loads(line)
-        claimed = body.pop("hash")
-        whole = canonical_json(body | {"hash": claimed})
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise LedgerInvalid(
-            f"{path}, line {number}: not a ledger record", hint="did you pass the answers as the ledger?"
-        ) from None
-    if hashlib.sha256(canonical_json(body)).hexdigest() != claimed or line != whole:
-        raise LedgerInvalid(f"{path}, line {number}: the record does not match its hash; it was changed")
-    return body | {"hash": claimed}
-
-
-def _open_locked(path: Path) -> io.FileIO:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise LedgerInvalid(f"{path} cannot be opened: {error.strerror}") from None
-    stream = io.FileIO(descriptor, "r+")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
-        raise LedgerInvalid(f"{path} is being written by another process", hint="wait for it, or stop it") from None
-    return stream
+        yield record
 
 
 def _set_aside(path: Path, tail: bytes) -> None:
     """Keeps the cut-short line of an interrupted write beside the ledger."""
     with path.with_name(path.name + ".cut").open("ab") as stream:
         stream.write(tail + b"\n")
-
-
-def is_ledger(path: str | Path) -> bool:
-    """Whether a file starts like a ledger."""
-    try:
-        with Path(path).open("rb") as stream:
-            return b'"format":"' + FORMAT.encode() in stream.readline(4096)
-    except OSError:
-        return False

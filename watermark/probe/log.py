@@ -6,20 +6,21 @@ of a request is written before its answer is kept: an answer without its line ca
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import io
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from watermark import chain
 from watermark.errors import LedgerInvalid
-from watermark.files import append_whole, canonical_json
+from watermark.files import canonical_json
 from watermark.probe.question import Attempt
 
 FORMAT = "wmark-probe-log/1"
+_KIND = chain.Kind(FORMAT, "query log", "line", "line of a query log")
 
 
 class QueryLog:
@@ -31,7 +32,7 @@ class QueryLog:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
-        self._stream = _locked(path)
+        self._stream = chain.open_locked(path)
         try:
             self._begin(settings)
         except BaseException:
@@ -84,10 +85,10 @@ class QueryLog:
 
     def _begin(self, settings: dict[str, Any]) -> None:
         content = self._stream.read()
-        whole = content.rfind(b"\n") + 1
+        whole = chain.whole_lines(content)
         if whole == 0 and not b'{"created":'.startswith(content[:11]):
             raise LedgerInvalid(f"{self.path} is no query log; nothing was written", hint="choose another --output")
-        self.header, self.lines = _parse(self.path, content[:whole]) if whole else ({}, [])
+        self.header, self.lines = _split(chain.checked(self.path, content[:whole], _KIND)) if whole else ({}, [])
         self._stream.truncate(whole)
         self._stream.seek(0, os.SEEK_END)
         if not whole:
@@ -103,8 +104,7 @@ class QueryLog:
         return line
 
     def _written(self, body: dict[str, Any]) -> dict[str, Any]:
-        line = body | {"hash": hashlib.sha256(canonical_json(body)).hexdigest()}
-        append_whole(self._stream, canonical_json(line) + b"\n")
+        line = chain.append(self._stream, body)
         self.head = line["hash"]
         return line
 
@@ -120,12 +120,7 @@ def read_log(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     A last line without its end is a write that never finished; it is left out.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LedgerInvalid(f"{path} cannot be read: {error.strerror}") from None
-    return _parse(path, content[: content.rfind(b"\n") + 1])
+    return _split(chain.read_chain(Path(path), _KIND))
 
 
 def verify_log(path: str | Path, *, answers: str | Path | None = None) -> None:
@@ -172,40 +167,11 @@ def was_watched(answers: str | Path) -> bool:
 
 def is_log(path: str | Path) -> bool:
     """Whether a file starts like a query log."""
-    try:
-        with Path(path).open("rb") as stream:
-            return b'"format":"' + FORMAT.encode() in stream.readline(1 << 16)
-    except OSError:
-        return False
+    return chain.starts_as(path, _KIND)
 
 
-def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    lines = content.split(b"\n")[:-1]
-    if not lines:
-        raise LedgerInvalid(f"{path} is empty; a query log starts with its header", hint="is this the right file?")
-    header = _checked(path, lines[0], 1)
-    if header.get("format") != FORMAT:
-        raise LedgerInvalid(f"{path} is not a query log: its first line should say {FORMAT}")
-    previous, requests = header["hash"], []
-    for number, line in enumerate(lines[1:], 2):
-        body = _checked(path, line, number)
-        if body.get("prev") != previous or body.get("seq") != number - 2:
-            raise LedgerInvalid(f"{path}, line {number}: a line before it is missing, moved or changed")
-        requests.append(body)
-        previous = body["hash"]
-    return header, requests
-
-
-def _checked(path: Path, line: bytes, number: int) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(line)
-        body = {name: value for name, value in found.items() if name != "hash"}
-        same = hashlib.sha256(canonical_json(body)).hexdigest() == found["hash"] and canonical_json(found) == line
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise LedgerInvalid(f"{path}, line {number}: not a line of a query log") from None
-    if not same:
-        raise LedgerInvalid(f"{path}, line {number}: the line does not match its hash; it was changed")
-    return found
+def _split(lines: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return next(lines), list(lines)
 
 
 def _same(path: Path, header: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -228,16 +194,3 @@ def _digest(text: str) -> str:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _locked(path: Path) -> io.FileIO:
-    try:
-        stream = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
-    except OSError as error:
-        raise LedgerInvalid(f"{path} cannot be opened: {error.strerror}") from None
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
-        raise LedgerInvalid(f"{path} is being written by another process", hint="wait for it, or stop it") from None
-    return stream
