@@ -10,7 +10,8 @@ import typer
 from . import console
 
 if TYPE_CHECKING:
-    from watermark.plan import Estimate, Plan
+    from watermark.estimate import Estimate
+    from watermark.plan import Plan
 
 
 def plan(

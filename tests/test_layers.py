@@ -16,7 +16,7 @@ ORDER = (
     ("ledger", "outputs", "testing"),
     ("embed", "observe"),
     ("probe",),
-    ("access", "evidence"),
+    ("access", "estimate", "evidence"),
     ("assess",),
     ("calibrate", "plan"),
     ("attribute", "detect", "watch"),

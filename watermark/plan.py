@@ -3,14 +3,12 @@
 A plan fixes everything that could be chosen after looking. `detect(plan=...)` refuses a run that differs from it,
 or calls the run exploratory. JSON, format `wmark-plan/1`; it holds the key's commitment, never the key.
 
-How much to ask comes from slopes measured on students (`power.json`, made by benchmarks/study/slopes.py): they hold
-for those models and that training. Your own control student tells more: `slope`.
+How much to ask comes from slopes measured on students (`estimate`). Your own control student tells more: `slope`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,15 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from watermark.errors import PlanMismatch
+from watermark.estimate import Estimate, Slope, estimates, own_slope, slopes_for, statistics_of
 from watermark.files import sha256_of
 from watermark.observe.text import VOTES
-from watermark.observe.weights import FROM_SAMPLES, FROM_TEXT, NORMED, WITH_REFERENCE, WITHOUT_REFERENCE
 from watermark.probe.log import log_path, read_log
 from watermark.prompts import read_prompts
-from watermark.schemes import scheme_to_json
 from watermark.sealed import Refusal, Sealed, read_sealed
 from watermark.stats.laws import Alternative
-from watermark.stats.power import Test, power_of, smallest_share, tokens_needed
+from watermark.stats.power import Test
 from watermark.tokenizer import model_path
 
 if TYPE_CHECKING:
@@ -39,7 +36,6 @@ FORMAT = "wmark-plan/1"
 Access = Literal["text", "samples", "log-probabilities", "logits"]
 Stop = Literal["none", "e-process"]
 BESIDE = "text and reference"
-_SLOPES = Path(__file__).with_name("power.json")
 _REFUSAL = Refusal(
     PlanMismatch,
     "a plan",
@@ -48,42 +44,6 @@ _REFUSAL = Refusal(
     other="make one with `wmark plan`",
     changed="use the plan as it was written, or make a new one before asking anything",
 )
-_PER = 1000  # slopes are z per square root of so many probe tokens
-
-
-@dataclass(frozen=True)
-class Slope:
-    """z = slope · share^exponent · √(tokens / 1,000), measured on `students` students. spread: its standard error
-    for one more student like them. reference: "base" if the model they grew from was subtracted, else None.
-    tokens: probe tokens that it was measured with. Answers of one kind repeat their windows, so z grows more slowly
-    than the root: fewer tokens show more than this says, many more show less.
-    """
-
-    model: str
-    training: str
-    students: int
-    window: int
-    delta: float
-    access: str
-    reference: str | None
-    statistic: str
-    slope: float
-    spread: float
-    exponent: float
-    tokens: int | None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What one measured slope promises. tokens: needed for the power aimed at, None if no number is enough.
-
-    power: with the tokens that the probes will give; smallest_share: found with the power aimed at, or None.
-    """
-
-    slope: Slope
-    tokens: int | None
-    power: float
-    smallest_share: float | None
 
 
 @dataclass(frozen=True)
@@ -221,13 +181,12 @@ def plan(
     probes = _probes(default_prompts(reference) if prompts is None else Path(prompts), samples, tokens_per_answer)
     measured = slopes_for(mark, access, reference=reference is not None)
     if slope is not None:
-        own = _own(mark, access, reference is not None, statistics, slope, slope_se, exponent)
-        measured = [own]
+        measured = [own_slope(mark, access, reference is not None, statistics, slope, slope_se, exponent)]
     test: Test = "exact" if read == "text" and stop_at == "none" else "evalue"
-    estimates = (
+    promised = (
         []
         if alternative == "less" and slope is None
-        else _estimates(
+        else estimates(
             measured,
             probes.tokens,
             share=share,
@@ -238,7 +197,7 @@ def plan(
             statistics=len(statistics),
         )
     )
-    needed = estimates[0].tokens if estimates else None
+    needed = promised[0].tokens if promised else None
     return Plan(
         mark={"kid": mark.key.kid, "commitment": mark.key.commitment},
         access=read,
@@ -256,7 +215,7 @@ def plan(
         share=share,
         power=power,
         tokens=min(probes.tokens, needed or probes.tokens),
-        estimates=estimates,
+        estimates=promised,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -270,8 +229,8 @@ def read_plan(path: str | Path | Plan) -> Plan:
 
 def _built(body: dict[str, Any]) -> Plan:
     fields = {name: value for name, value in body.items() if name != "level"}
-    estimates = [Estimate(**e | {"slope": Slope(**e["slope"])}) for e in fields["estimates"]]
-    return Plan(**fields | {"probes": Probes(**fields["probes"]), "estimates": estimates})
+    promised = [Estimate(**e | {"slope": Slope(**e["slope"])}) for e in fields["estimates"]]
+    return Plan(**fields | {"probes": Probes(**fields["probes"]), "estimates": promised})
 
 
 def check(
@@ -352,36 +311,6 @@ def first_query(source: Any) -> str | None:
     return str(requests[0]["time_sent"]) if requests else None
 
 
-def statistics_of(access: str, *, reference: bool) -> tuple[str, ...]:
-    """The statistics by which a level of access is tested: votes, or the weighted ones in their fixed order."""
-    if access == "text" and not reference:
-        return (VOTES,)
-    kinds: tuple[str, ...] = WITH_REFERENCE if reference else WITHOUT_REFERENCE
-    if access in ("text", "samples"):
-        kinds = FROM_TEXT if reference else FROM_SAMPLES
-    return tuple(kind + form for kind in kinds for form in ("", NORMED))
-
-
-def measured_slopes() -> list[Slope]:
-    """All slopes in the package's table."""
-    return [Slope(**row) for row in json.loads(_SLOPES.read_bytes())["slopes"]]
-
-
-def slopes_for(mark: Watermark, access: str, *, reference: bool) -> list[Slope]:
-    """Slopes measured for this access under the mark's width, and the largest delta not above the mark's."""
-    window, delta = mark.scheme.window, _delta(mark)
-    wanted = statistics_of(access, reference=reference)
-    like = [
-        slope
-        for slope in measured_slopes()
-        if (slope.access, slope.window, slope.reference is not None) == (access, window, reference)
-        and slope.delta <= delta + 1e-9
-        and slope.statistic in wanted
-    ]
-    largest = {model: max(s.delta for s in like if s.model == model) for model in {s.model for s in like}}
-    return [slope for slope in like if slope.delta == largest[slope.model]]
-
-
 def model_named(source: Any) -> dict[str, str | None]:
     """A model's name without the path where it lies, and SHA-256 of its folder if it is here."""
     told = str(getattr(source, "source", source))
@@ -423,74 +352,6 @@ def default_prompts(reference: str | None) -> Path:
     """The file of the prompts that ship with the package: stories for the demo's model, which knows nothing else."""
     here = Path(__file__).parent
     return here / ("demo/prompts/probe.jsonl" if reference == "demo" else "probe/prompts/default.jsonl")
-
-
-def _own(
-    mark: Watermark,
-    access: str,
-    reference: bool,
-    statistics: tuple[str, ...],
-    slope: float,
-    spread: float,
-    exponent: float,
-) -> Slope:
-    return Slope(
-        model="your own control student",
-        training="as you trained it",
-        students=1,
-        window=mark.scheme.window,
-        delta=_delta(mark),
-        access=access,
-        reference="base" if reference else None,
-        statistic=" or ".join(statistics),
-        slope=slope,
-        spread=spread,
-        exponent=exponent,
-        tokens=None,
-    )
-
-
-def _delta(mark: Watermark) -> float:
-    return float(scheme_to_json(mark.scheme)["parameters"].get("delta", 0.0))
-
-
-def _estimates(
-    measured: list[Slope],
-    supply: int,
-    *,
-    share: float,
-    power: float,
-    level: float,
-    test: Test,
-    two_sided: bool,
-    statistics: int,
-) -> list[Estimate]:
-    """One for each model and training, by the statistic that needs least there; those that need most come first,
-    and those where no number of tokens is enough come last."""
-    best: dict[tuple[str, str], Estimate] = {}
-    for slope in measured:
-        per_token, se = slope.slope / math.sqrt(_PER), slope.spread / math.sqrt(_PER)
-        rest: dict[str, Any] = {
-            "test": test,
-            "se": se,
-            "exponent": slope.exponent,
-            "two_sided": two_sided,
-            "statistics": statistics,
-        }
-        found = Estimate(
-            slope=slope,
-            tokens=tokens_needed(per_token, share, level, power, **rest),
-            power=power_of(per_token, share, supply, level, **rest),
-            smallest_share=smallest_share(per_token, supply, level, power, **rest),
-        )
-        name = (slope.model, slope.training)
-        if name not in best or _needs(found) < _needs(best[name]):
-            best[name] = found
-    return sorted(best.values(), key=lambda e: (e.tokens is None, -(e.tokens or 0)))
-
-
-def _needs(estimate: Estimate) -> float:
-    return math.inf if estimate.tokens is None else estimate.tokens
 
 
 def _other_prompts(planned: Plan, prompts: list[str | None]) -> list[str]:
