@@ -113,7 +113,7 @@ def neutralise(student: Model, base: Model, answers: Sequence[dict[str, Any]], s
     table, seen = torch.zeros(width, width), torch.zeros(width)
     for rows in _grouped(answers, 64):
         for (_, ids, mine), (_, _, theirs) in zip(forced(student, rows), forced(base, rows), strict=True):
-            last = torch.tensor(ids[:-1])
+            last = torch.tensor(ids[:-1], dtype=torch.long)
             table.index_add_(0, last, (mine.log_softmax(1) - theirs.log_softmax(1))[1:])
             seen.index_add_(0, last, torch.ones(len(last)))
     table *= strength / (seen + 2).unsqueeze(1)
