@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 import numpy as np
 import pytest
@@ -157,17 +158,22 @@ def test_innocents_stay_innocent_beside_accounts_that_are_found(mark):
     assert wrongly <= binom.ppf(0.999, runs, 0.05)
 
 
-def test_several_statistics_are_joined_by_the_mean_of_their_evalues(mark):
+def test_of_several_statistics_the_best_counts_times_their_number(mark):
     windows, choices = cells(1)
     names, one = NAMES[:20], mark.account(NAMES[3])
     green = one.score(windows, choices)
     heavy, light = (10 + 8 * green).astype(np.int32), (16 - 2 * green).astype(np.int32)
     given = seen(windows, choices, votes=np.ones(400, np.int32), log_ratio=heavy, difference=light)
     found = attribute(given, mark, names, decoys=0)
-    assert (found.score, found.statistic) == ("log10 E", "mean of e-values over log-ratio, difference")
+    assert (found.score, found.statistic) == ("z", "log-ratio, difference")
     assert set(found.exposures[0].totals) == {"log-ratio", "difference"}
-    assert all(e.log10_p == pytest.approx(min(0.0, -e.score)) for e in found.exposures)
     alone = attribute(given, mark, names, statistic="log-ratio", decoys=0)
+    other = attribute(given, mark, names, statistic="difference", decoys=0)
+    single = [{e.account: e for e in each.exposures} for each in (alone, other)]
+    for exposure in found.exposures:
+        best = min(each[exposure.account].log10_p for each in single)
+        assert exposure.log10_p == pytest.approx(min(0.0, best + math.log10(2)))
+        assert exposure.score == max(each[exposure.account].score for each in single)
     assert (alone.score, alone.statistic) == ("z", "log-ratio")
     votes = attribute(given, mark, names, statistic="votes", decoys=0)
     own = one.owned(windows)
@@ -321,7 +327,7 @@ def test_an_open_model_is_read_against_its_reference(tmp_path, monkeypatch):
     done = run("--accounts", "accounts.txt", "--suspect", "suspect", "--reference", "reference", "--json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["statistic"].startswith("mean of e-values over ")
+    assert found["statistic"].startswith("difference, ")
     assert "difference" in found["exposures"][0]["totals"]
     assert found["found"] == []
     assert run("--accounts", "accounts.txt", "--suspect", "suspect", "--logprobs").exit_code == 2

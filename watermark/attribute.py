@@ -23,7 +23,7 @@ from watermark.errors import AccountsInvalid, TooFewObservations
 from watermark.keys import Key, decoy_keys
 from watermark.observe import MINIMUM_CELLS
 from watermark.sealed import Sealed
-from watermark.stats.combine import holm, max_t, mean_evalue
+from watermark.stats.combine import holm, max_t
 from watermark.stats.many import upper_tails
 from watermark.stats.weighted import WeightedSum
 
@@ -56,8 +56,7 @@ _KEYS = 4096
 class Exposure:
     """What the answers say of one account and epoch. kid: of its key. totals: green weight by statistic.
 
-    score: the z of the one statistic, or log10 of the mean e-value (`Attribution.score` says which). log10_p: of this
-    account alone; log10_p_holm: corrected for all accounts, which the verdict goes by. max_t_pvalue: the share of
+    score: the largest z over the statistics. log10_p: of this account alone, corrected for their number; log10_p_holm: corrected for all accounts, which the verdict goes by. max_t_pvalue: the share of
     decoy panels whose best key did as well, None without decoys.
     """
 
@@ -99,7 +98,7 @@ class Attribution(Sealed):
     runner_up: str | None
     gap: float | None
     statistic: str
-    score: Literal["z", "log10 E"]
+    score: Literal["z"]
     method: str
     null: str
     cells: int
@@ -130,7 +129,8 @@ def attribute(
     observations: read with the mark of any account (`observe(outputs, mark.account(name))`), for all share their
     windows. mark: the one that accounts are drawn from. accounts: every name that comes into question, closed ones
     too; epochs: each account is tried in each. alpha: the chance that any innocent account is named. statistic: one
-    of the observations' weights; by default "votes" if there are no others, else the mean of the others' e-values.
+    of the observations' weights; by default "votes" if there are no others, else the best of the others, corrected
+    for their number (on real students this named 20 of 20 accounts of 5 % each where the mean of e-values named 13).
     decoys: panels of as many decoy keys as there are hypotheses, for max-T; its finest p-value is 1 / (1 + decoys).
 
     Raises MarkInvalid for a mark without accounts, AccountsInvalid for unusable names, TooFewObservations under 50
@@ -204,17 +204,16 @@ class _Cells:
             say(word, done)
 
     def scores(self, totals: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(m, S) totals to (m,) numbers that grow with the evidence."""
-        if self.one:
-            return (totals[:, 0].astype(np.float64) - self.laws[0].mean) / self.laws[0].sd
-        evalues = [law.log10_evalue(column) for law, column in zip(self.laws, totals.T, strict=True)]
-        return mean_evalue(np.stack(evalues), axis=0)
+        """(m, S) totals to (m,): the largest z of each key over the statistics."""
+        found = [(column - law.mean) / law.sd for law, column in zip(self.laws, totals.T.astype(float), strict=True)]
+        largest: NDArray[np.float64] = np.max(found, axis=0)
+        return largest
 
     def log10_pvalues(self, totals: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(m,): exact lattice tails of one statistic, or 1 / E of the mean e-value of several."""
-        if not self.one:
-            return np.minimum(0.0, -self.scores(totals))
-        return upper_tails(self.laws[0], totals[:, 0])
+        """(m,): the smallest exact lattice tail over the statistics, times their number (Bonferroni)."""
+        tails = [upper_tails(law, column) for law, column in zip(self.laws, totals.T, strict=True)]
+        corrected: NDArray[np.float64] = np.minimum(0.0, np.min(tails, axis=0) + math.log10(len(tails)))
+        return corrected
 
 
 def _asked(accounts: list[str], epochs: list[str]) -> list[tuple[str, str]]:
@@ -256,7 +255,11 @@ def _attribution(
     ordered = sorted(exposures, key=lambda e: (-e.score, e.log10_p, e.account, e.epoch))
     found = [named(e) for e in ordered if e.verdict == "exposure found"]
     runner_up, gap = _runner_up(ordered, len(found))
-    tail = "exact lattice tail" if cells.one else "1/E of the mean e-value"
+    tail = (
+        "exact lattice tail"
+        if cells.one
+        else f"smallest exact lattice tail of {len(cells.names)}, times {len(cells.names)},"
+    )
     return Attribution(
         verdict=_verdict(found, len(ordered)),
         alpha=alpha,
@@ -264,8 +267,8 @@ def _attribution(
         found=found,
         runner_up=runner_up,
         gap=gap,
-        statistic=cells.names[0] if cells.one else f"mean of e-values over {', '.join(cells.names)}",
-        score="z" if cells.one else "log10 E",
+        statistic=", ".join(cells.names),
+        score="z",
         method=f"{tail} under each account's key, Holm's correction over all of them; max-T over panels of decoy keys",
         null=NULL,
         cells=len(cells.choices),
