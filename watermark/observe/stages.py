@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FIRST = 400  # tokens in the first stage
 _GROWTH = 1.25
-_WORTH = 8  # a stage bets on cells whose weight is at least half the root mean square
+_WORTH = 32  # a stage bets on cells of twice the root mean square: waiting for them paid, by 1.3 decades of E at 5 %
 
 
 @dataclass(frozen=True)
