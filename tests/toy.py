@@ -14,6 +14,7 @@ import numpy as np
 
 from watermark.assess import stacked
 from watermark.keys import Key
+from watermark.ledger import Record
 from watermark.mark import Binding, Watermark
 from watermark.observe import Observations, Reading
 from watermark.observe.text import VOTES
@@ -116,6 +117,11 @@ def openings(rows: int, rng: np.random.Generator) -> np.ndarray:
 
 def mark_of(key: Key, *, window: int = 2, delta: float = 3.0) -> Watermark:
     return Watermark(GreenList(window=window, delta=delta), key, BINDING)
+
+
+def record(mark: Watermark, ids: list[int]) -> Record:
+    """What a ledger keeps of an answer, as far as rules ask for it."""
+    return Record(0, "", "", mark.key.kid, {}, "", "", "", ids, "", "")
 
 
 def tilted_by(marks: list[Watermark], rows: int) -> Tilt:

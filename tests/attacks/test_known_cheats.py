@@ -21,6 +21,7 @@ from toy import (
     mark_of,
     openings,
     read_all,
+    record,
     seen_by,
     teacher,
     tilted_by,
@@ -30,7 +31,6 @@ from watermark.detect import detect
 from watermark.embed.answers import Model
 from watermark.errors import SuspectUnusable
 from watermark.keys import decoy_keys
-from watermark.ledger import Record
 from watermark.mark import Binding, Watermark
 from watermark.observe import Reading, counted_records, counted_windows, observe_readings, served_windows
 from watermark.observe.weights import Rows, refitted, weigh
@@ -48,10 +48,6 @@ SUSPECT = dataclasses.replace(drifted(TEACHER, 5), copy=0.6)
 def _keeps(found: list[dict[str, float]], what: str, holds_level) -> None:
     for name in found[0]:
         holds_level([each[name] for each in found], f"{what}, {name}")
-
-
-def _record(mark: Watermark, ids: list[int]) -> Record:
-    return Record(0, "", "", mark.key.kid, {}, "", "", "", ids, "", "")
 
 
 # The seam between prompt and answer: a list whose prompt ends like one of its lines.
@@ -115,7 +111,7 @@ def innocent() -> list[list[Reading]]:
 def test_frequencies_from_the_ledger_of_the_very_key_keep_the_level(filtered, stuttered, innocent, holds_level):
     found, looping = [], []
     for number, (mark, rows) in enumerate(stuttered):
-        records = [_record(mark, row[2:]) for row in rows.tolist()]
+        records = [record(mark, row[2:]) for row in rows.tolist()]
         served = served_windows(records, mark) if filtered else None
         readings = innocent[number % len(innocent)]
         seen, _ = observe_readings(readings, mark, served=served, often=counted_records(records, mark))

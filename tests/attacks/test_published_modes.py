@@ -24,6 +24,7 @@ from toy import (
     mark_of,
     openings,
     read_all,
+    record,
     seen_by,
     teacher,
     tilted_by,
@@ -32,7 +33,6 @@ from wmark_cli.detect import detect as command
 
 from watermark.detect import detect
 from watermark.keys import decoy_keys
-from watermark.ledger import Record
 from watermark.mark import Watermark
 from watermark.observe import Reading, observe, observe_readings, served_windows
 from watermark.observe.rules import Rules
@@ -175,8 +175,8 @@ def test_filter_by_window_and_token_accuses_on_any_text_and_ours_does_not(marked
     theirs, ours = [], []
     for number, case in enumerate(marked):
         readings = clean[number % len(clean)]
-        record = [Record(0, "", "", case.mark.key.kid, {}, "", "", "", row[2:], "", "") for row in case.ids.tolist()]
-        seen, _ = observe_readings(readings, case.mark, served=served_windows(record, case.mark))
+        records = [record(case.mark, row[2:]) for row in case.ids.tolist()]
+        seen, _ = observe_readings(readings, case.mark, served=served_windows(records, case.mark))
         ours.append(judged(seen, case.mark, exact=False))
         windows, _, best, first = _positions(readings)
         served = {tuple(row[i : i + 3]) for row in case.ids.tolist() for i in range(2, len(row) - 2)}
@@ -266,11 +266,7 @@ def test_ledger_filters_by_windows_alone():
     mark = mark_of(next(iter(decoy_keys(b"windows", 1))))
     rows = [[1, 2, 3, 4], [2, 3, 9], [1, 2, 8], [3, 4, 5]]
     other = [[3, 4], [2, 3, 4], [1, 2, 3], [2, 8], [3, 9], [4, 5]]
-
-    def record(ids: list[int]) -> Record:
-        return Record(0, "", "", mark.key.kid, {}, "", "", "", ids, "", "")
-
-    here, there = (served_windows([record(r) for r in given], mark) for given in (rows, other))
+    here, there = (served_windows([record(mark, r) for r in given], mark) for given in (rows, other))
     assert here.tolist() == there.tolist()
     assert here.dtype == np.uint64
     assert here.ndim == 1
