@@ -65,10 +65,10 @@ def power_of(
     outside [0, 1], alpha outside (0, 1), exponents outside (0, 1], negative tokens, se, or NaN.
     """
     _check(alpha, test, statistics, decoys)
-    _check_effect(slope, se, exponent)
+    sure = _sure(slope, se, exponent)
     if not 0 <= share <= 1 or not tokens >= 0:
         raise ValueError(f"power needs a share from 0 to 1 and tokens >= 0, found share {share} and {tokens} tokens")
-    shift = max(0.0, slope - _CAUTION * se) * share**exponent * math.sqrt(tokens)
+    shift = sure * share**exponent * math.sqrt(tokens)
     side = alpha / 2 if two_sided else alpha
     if test != "rank":
         at = threshold_z(alpha, test=test, two_sided=two_sided, statistics=statistics)
@@ -98,12 +98,11 @@ def tokens_needed(
     too few decoys for alpha). Options and errors as in `power_of`; power must lie in (0, 1).
     """
     _check(alpha, test, statistics, decoys)
-    _check_effect(slope, se, exponent)
-    _check_power(power)
+    sure = _sure(slope, se, exponent)
+    shift = _shift_needed(alpha, power, test=test, two_sided=two_sided, statistics=statistics, decoys=decoys)
     if not 0 <= share <= 1:
         raise ValueError(f"a share lies between 0 and 1, found {share}")
-    shift = _shift_needed(alpha, power, test=test, two_sided=two_sided, statistics=statistics, decoys=decoys)
-    per_root: float = max(0.0, slope - _CAUTION * se) * share**exponent
+    per_root: float = sure * share**exponent
     if not per_root or shift == math.inf or shift / per_root > math.sqrt(_MOST_TOKENS):
         return None
     return math.ceil((shift / per_root) ** 2)
@@ -127,12 +126,11 @@ def smallest_share(
     What a negative result had the power to see. Options and errors as in `power_of`.
     """
     _check(alpha, test, statistics, decoys)
-    _check_effect(slope, se, exponent)
-    _check_power(power)
+    sure = _sure(slope, se, exponent)
+    shift = _shift_needed(alpha, power, test=test, two_sided=two_sided, statistics=statistics, decoys=decoys)
     if not tokens >= 0:
         raise ValueError(f"tokens must be 0 or more, found {tokens}")
-    shift = _shift_needed(alpha, power, test=test, two_sided=two_sided, statistics=statistics, decoys=decoys)
-    whole = max(0.0, slope - _CAUTION * se) * math.sqrt(tokens)
+    whole = sure * math.sqrt(tokens)
     if not whole or shift > whole:
         return None
     return float((shift / whole) ** (1 / exponent))
@@ -140,6 +138,8 @@ def smallest_share(
 
 def _shift_needed(alpha: float, power: float, *, test: Test, two_sided: bool, statistics: int, decoys: int) -> float:
     """The μ at which the test has `power`; inf if it can never reject, 0 if chance alone is enough."""
+    if not 0 < power < 1:
+        raise ValueError(f"power must lie between 0 and 1, found {power}")
     at = threshold_z(alpha, test=test, two_sided=two_sided, statistics=statistics, decoys=decoys)
     if test != "rank" or at == math.inf:
         return max(0.0, at + float(ndtri(power)))
@@ -172,13 +172,10 @@ def _check(alpha: float, test: Test, statistics: int, decoys: int) -> None:
         raise ValueError(f"statistics and decoys must be 1 or more, found {statistics} and {decoys}")
 
 
-def _check_effect(slope: float, se: float, exponent: float) -> None:
+def _sure(slope: float, se: float, exponent: float) -> float:
+    """The slope with caution taken off, never below 0."""
     if not math.isfinite(slope) or not (math.isfinite(se) and se >= 0):
         raise ValueError(f"a slope and its standard error must be finite, the error >= 0, found {slope} and {se}")
     if not 0 < exponent <= 1:
         raise ValueError(f"the exponent of the share must lie in (0, 1], found {exponent}")
-
-
-def _check_power(power: float) -> None:
-    if not 0 < power < 1:
-        raise ValueError(f"power must lie between 0 and 1, found {power}")
+    return max(0.0, slope - _CAUTION * se)
