@@ -15,6 +15,7 @@ from watermark.errors import ExtraMissing
 
 INK, GREY, PALE = "#1f2933", "#5b6670", "#b9c7d3"
 BLUE, ORANGE = "#0072b2", "#b84a00"  # Okabe and Ito's blue; their vermilion, darkened to 4.5:1 on white
+BESIDE_LABELS = {"left": 0.085, "right": 0.79, "bottom": 0.175, "top": 0.97}  # room for `margin_labels`
 _SIZE = (6.2, 2.9)  # inches
 _SETTINGS = {
     "svg.fonttype": "none",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from watermark.report.drawing import (
+    BESIDE_LABELS,
     BLUE,
     GREY,
     INK,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 FAR = 30.0  # standard deviations beyond which the axis is broken, so that the decoys keep their shape
 _UNDER_LEGEND = {"left": 0.085, "right": 0.98, "bottom": 0.175, "top": 0.88}
-_BESIDE_LABELS = {"left": 0.085, "right": 0.79, "bottom": 0.175, "top": 0.97}
 
 
 def figures(evidence: Evidence) -> list[Figure]:
@@ -96,7 +96,7 @@ def key_among_decoys(evidence: Evidence) -> Figure:
 
 def evidence_against_text(evidence: Evidence) -> Figure:
     """-log10 p after each stretch of text, with the line of alpha."""
-    canvas = canvas_of(_BESIDE_LABELS)
+    canvas = canvas_of(BESIDE_LABELS)
     axes = canvas.add_subplot()
     tokens = [step.tokens for step in evidence.curve]
     strength = [-step.log10_p for step in evidence.curve]
@@ -131,7 +131,7 @@ def rate_by_document(evidence: Evidence) -> Figure:
     """Green rate of each answer with its 95 % interval, beside chance and all answers together."""
     listed = [d for d in evidence.documents if d.cells]
     places = decimals(evidence.gamma, evidence.cells)
-    canvas = canvas_of(_BESIDE_LABELS)
+    canvas = canvas_of(BESIDE_LABELS)
     axes = canvas.add_subplot()
     _draw_documents(axes, listed)
     axes.axhline(100 * evidence.gamma, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))

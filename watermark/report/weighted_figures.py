@@ -9,6 +9,7 @@ import numpy as np
 
 from watermark.observe.text import VOTES
 from watermark.report.drawing import (
+    BESIDE_LABELS,
     BLUE,
     GREY,
     INK,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _WIDTH = 6.2  # inches
 _LANE = 0.17  # inches for one model's mark
 _MARKS = ("o", "s", "^", "v", "P", "X", "<", ">")
-_ASIDE = {"left": 0.085, "right": 0.79, "bottom": 0.175, "top": 0.97}
 
 
 def beside_controls(evidence: Evidence) -> Figure:
@@ -66,7 +66,7 @@ def stakes(evidence: Evidence) -> Figure:
     """log10 E of the e-process against tokens read, with the line of 1/alpha."""
     running = evidence.anytime
     assert running is not None
-    canvas = canvas_of(_ASIDE)
+    canvas = canvas_of(BESIDE_LABELS)
     axes = canvas.add_subplot()
     tokens = [0, *(step.tokens for step in running.steps)]
     grown = [0.0, *(step.log10_e for step in running.steps)]
@@ -97,7 +97,7 @@ def calibration(evidence: Evidence) -> Figure | None:
     interval, points = interval_of(dose), dose_points(dose)
     if interval is None or not points:
         return None
-    canvas = canvas_of(_ASIDE)
+    canvas = canvas_of(BESIDE_LABELS)
     axes = canvas.add_subplot()
     shares, effects, errors = (np.array(values) for values in zip(*points, strict=True))
     low, share, high = interval
