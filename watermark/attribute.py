@@ -56,8 +56,9 @@ _KEYS = 4096
 class Exposure:
     """What the answers say of one account and epoch. kid: of its key. totals: green weight by statistic.
 
-    score: the largest z over the statistics. log10_p: of this account alone, corrected for their number; log10_p_holm: corrected for all accounts, which the verdict goes by. max_t_pvalue: the share of
-    decoy panels whose best key did as well, None without decoys.
+    score: the largest z over the statistics. log10_p: of this account alone, corrected for their number;
+    log10_p_holm: corrected for all accounts, which the verdict goes by. max_t_pvalue: the share of decoy panels whose
+    best key did as well, None without decoys.
     """
 
     account: str
