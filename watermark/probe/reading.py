@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TOP = 128
 _BATCH = 16
+_LOGITS = 400_000  # columns of all texts of a batch together: a wide vocabulary is read a few texts at a time
 
 
 def read_models(
@@ -47,7 +48,7 @@ def read_models(
     """
     sights = [_Sight.of(model, mark, tokenizer) for model in suspects]
     beside = None if reference is None else _Sight.of(reference, mark, tokenizer)
-    for batch in _batches(outputs):
+    for batch in _batches(outputs, mark):
         texts = _texts(batch, tokenizer)
         expected = None if beside is None else beside.rows(batch, texts)
         seen = [sight.rows(batch, texts) for sight in sights]
@@ -66,7 +67,7 @@ def read_logprobs(
     beside = None if reference is None else _Sight.of(reference, mark, tokenizer)
     spelled = tokenizer.spellings()
     ids = {token: index for index, token in enumerate(spelled) if token}
-    for batch in _batches(outputs):
+    for batch in _batches(outputs, mark):
         texts = _texts(batch, tokenizer)
         expected = None if beside is None else beside.rows(batch, texts)
         for number, (output, text) in enumerate(zip(batch, texts, strict=True)):
@@ -83,7 +84,7 @@ def read_texts(
 ) -> Iterator[Reading]:
     """Readings of text alone: the token that was written and, with a reference, what it expected there."""
     beside = None if reference is None else _Sight.of(reference, mark, tokenizer)
-    for batch in _batches(outputs):
+    for batch in _batches(outputs, mark):
         texts = _texts(batch, tokenizer)
         expected = None if beside is None else beside.rows(batch, texts)
         for number, (output, text) in enumerate(zip(batch, texts, strict=True)):
@@ -283,9 +284,10 @@ def _written(output: Output, text: NDArray[np.int64], expected: _Rows | None, to
     return Reading(output, text, at, np.where(np.isneginf(reference), -1, tokens), None, reference, chosen)
 
 
-def _batches(outputs: Iterable[Output]) -> Iterator[tuple[Output, ...]]:
-    stream = iter(outputs)
-    while batch := tuple(islice(stream, _BATCH)):
+def _batches(outputs: Iterable[Output], mark: Watermark) -> Iterator[tuple[Output, ...]]:
+    width = mark.binding.logits_width if mark.binding else 0
+    stream, size = iter(outputs), max(1, min(_BATCH, _LOGITS // max(1, width)))
+    while batch := tuple(islice(stream, size)):
         yield batch
 
 
