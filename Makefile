@@ -23,6 +23,7 @@ study: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
 	$(BIN)/python benchmarks/study/study.py --work study
 	$(BIN)/python benchmarks/study/evaluate.py study
+	$(BIN)/python benchmarks/study/accounts.py study
 	$(BIN)/python benchmarks/study/tables.py study
 
 study-quick: $(READY)

@@ -44,7 +44,7 @@ class Size:
     """How much is made. tokens: learned by one student; pool: prompts with an unmarked answer; probes: read later."""
 
     tokens: dict[str, int] = field(default_factory=lambda: {DEMO: 100_000, SMOL: 93_000})
-    pool: dict[str, int] = field(default_factory=lambda: {DEMO: 4000, SMOL: 1000})
+    pool: dict[str, int] = field(default_factory=lambda: {DEMO: 4000, SMOL: 2000})
     served: dict[str, int] = field(default_factory=lambda: {DEMO: 1300, SMOL: 640})
     probes: int = 240
     doses: int = 12
@@ -103,7 +103,7 @@ def students(size: Size) -> Iterator[Student]:
         ):
             yield Student(name, SMOL, 1, 2.0, _own(share), recipe)
         yield Student("full-100", SMOL, 1, 2.0, _own(1.0), FULL)
-        yield Student("full-5", SMOL, 1, 4.0, _own(0.05), FULL)
+        yield Student("full-5", SMOL, 1, 4.0, _own(0.05), replace(FULL, rate=1e-4), scale=2.0)
     for share in (0.0, 0.05, 0.2, 1.0):
         yield Student(f"full-{100 * share:g}", DEMO, 1, 2.0, _own(share), TINY)
     for n in range(size.doses):
@@ -212,7 +212,7 @@ class Study:
             path = self.work / student.setting / "marked.jsonl"
             count = self.size.served[student.teacher]
             if student.teacher == SMOL and student.delta != 2:  # one student of 5 % reads it
-                count //= 8
+                count //= 5
             prompts = prompts[:count]
         seed = 1 + zlib.crc32(path.name.encode()) % 1_000_000
         return self.teacher(student.teacher).answers(prompts, path, mark, seed=seed, top_k=student.top_k)
