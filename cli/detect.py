@@ -36,7 +36,9 @@ def detect(
     control: Annotated[
         list[str] | None, typer.Option(help="NAME=MODEL, put through the same code; may be repeated.")
     ] = None,
-    logprobs: Annotated[bool, typer.Option("--logprobs", help="Read the log-probabilities in the outputs.")] = False,
+    logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="Read the log-probabilities that the suspect gave to its own answers.")
+    ] = False,
     samples: Annotated[bool, typer.Option("--samples", help="Many answers to each prompt: count them.")] = False,
     clean: Annotated[Path | None, typer.Option(help="Unmarked text that says which windows are frequent.")] = None,
     tokenizer: Annotated[
