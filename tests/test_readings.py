@@ -189,6 +189,15 @@ def test_another_temperature_isrefitted():
     assert set(weighed.weights) == set(statistics_of(rows))
 
 
+def test_a_single_listed_token_keeps_its_probability():
+    """Of one candidate nothing can be fitted: scaled to sum to one, both sides would say the same."""
+    rows = _rows(k=12)
+    first = {name: getattr(rows, name)[:, :1] for name in ("tokens", "suspect", "reference")}
+    one = dataclasses.replace(rows, **first)
+    assert (refitted(one).suspect == one.suspect).all()
+    assert weigh(one).weights["difference"].any()
+
+
 def test_one_vote_for_each_cell_is_the_likeliest_token():
     rows = _rows()
     windows, choices, documents = votes(rows)

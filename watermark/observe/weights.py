@@ -160,7 +160,7 @@ def refitted(rows: Rows) -> Rows:
     """The suspect's log-probabilities at the temperature at which they lie nearest to the reference's.
 
     One number for all positions, fitted without the key: the least mean Kullback-Leibler divergence over the
-    candidates, each side scaled to sum to one; then the candidates get back the reference's share of the mass.
+    candidates, each side scaled to sum to one; then the candidates get back the suspect's own share of the mass.
     """
     if rows.suspect is None or rows.reference is None or not len(rows.tokens):
         return rows
@@ -182,10 +182,10 @@ def refitted(rows: Rows) -> Rows:
         return float((p * (np.maximum(r, -50.0) - scaled)).sum(axis=1).mean())
 
     power = min(_TEMPERATURES, key=distance)
-    if distance(power) > 0.99 * distance(1.0):  # not worth a change
+    if distance(power) >= 0.99 * distance(1.0):  # not worth a change
         return rows
     scaled = np.where(everywhere & known[:, None], power * rows.suspect.astype(np.float64), -np.inf)
-    share = _logsum(np.where(everywhere, rows.reference.astype(np.float64), -np.inf))
+    share = _logsum(np.where(everywhere, rows.suspect.astype(np.float64), -np.inf))
     with np.errstate(invalid="ignore"):  # rows of which nothing is known stay as they were
         fitted = np.where(everywhere, scaled - _logsum(scaled) + share, -np.inf).astype(np.float32)
     fitted = np.where(known[:, None], fitted, rows.suspect)
