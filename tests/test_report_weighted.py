@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from test_report import ACCUSING, Elements, first_screen, schema
 
+from watermark.calibrate import effect_of
 from watermark.detect import detect
 from watermark.errors import ReportInvalid
 from watermark.evidence import Evidence
@@ -93,13 +94,13 @@ def cells(bench: Bench, found: Evidence) -> Path:
 
 def with_dose(found: Evidence) -> Evidence:
     """With the dose that the stated students give, as `calibrate` writes it."""
-    z = next(s.z for s in found.weighted.statistics if s.name == "log-ratio normed")  # type: ignore[union-attr]
-    root = (found.tokens_read / 1000) ** 0.5
-    told = calibrate([Control(*row) for row in STUDENTS]).dose(z / root, 1 / root)
+    effect, se = effect_of(found, "log-ratio normed")
+    students = [[share, theirs / error * se, se] for share, theirs, error in STUDENTS]
+    told = calibrate([Control(*row) for row in students]).dose(effect, se)
     dose = {
         "statistic": "log-ratio normed",
         "method": "inversion",
-        "controls": STUDENTS,
+        "controls": students,
         "ambient": None,
         "beyond": False,
     }
