@@ -66,7 +66,7 @@ def stakes(evidence: Evidence) -> Figure:
     """log10 E of the e-process against tokens read, with the line of 1/alpha."""
     running = evidence.anytime
     assert running is not None
-    canvas = canvas_of(BESIDE_LABELS)
+    canvas = canvas_of(BESIDE_LABELS | {"left": 0.11})
     axes = canvas.add_subplot()
     tokens = [0, *(step.tokens for step in running.steps)]
     grown = [0.0, *(step.log10_e for step in running.steps)]
