@@ -7,7 +7,6 @@ accounts is the shared one; `account(name)` is what serves one of them (`waterma
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,9 +17,10 @@ import numpy as np
 
 from watermark import prf
 from watermark.accounts import Accounts, check_names
-from watermark.errors import KeyUnusable, MarkInvalid, ProfileMismatch
+from watermark.errors import MarkInvalid, ProfileMismatch
 from watermark.files import write_new
 from watermark.keys import Key
+from watermark.markfile import exported, named, opened, pretty, read_mark_file
 from watermark.schemes import Scheme, scheme_from_json, scheme_to_json
 
 if TYPE_CHECKING:
@@ -244,14 +244,14 @@ class Watermark:
 
     def save(self, path: str | Path) -> None:
         """Writes the watermark file, readable by its owner alone. Raises MarkInvalid if `path` exists."""
-        described = self.profile() | {"format": FORMATS[self.accounts is not None]} | _secrets(self.key)
+        described = self.profile() | {"format": FORMATS[self.accounts is not None]} | exported(self.key)
         if self.shared:
-            opened = described["accounts"]["shared"] | _secrets(self.shared)
+            opened = described["accounts"]["shared"] | exported(self.shared)
             described["accounts"] = described["accounts"] | {"shared": opened}
         if self.binding:
             described["tokenizer"] = described["tokenizer"] | {"source": self.binding.source}
         try:
-            write_new(Path(path), _pretty(described), mode=0o600)
+            write_new(Path(path), pretty(described), mode=0o600)
         except FileExistsError:
             raise MarkInvalid(
                 f"{path} exists; a watermark file is never overwritten", hint="choose another name"
@@ -260,14 +260,14 @@ class Watermark:
     @classmethod
     def load(cls, path: str | Path) -> Watermark:
         """Reads a watermark file. Raises KeyUnusable if others can read it, MarkInvalid if it is malformed."""
-        described = _read(Path(path))
+        described = read_mark_file(Path(path), formats=FORMATS, kind="watermark file")
         try:
-            key = _opened(described, path)
+            key = opened(described, path)
             scheme, made = scheme_from_json(described["scheme"]), str(described["created"])
             binding = _binding(described["tokenizer"])
             accounts, shared = _accounts(described, path)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise MarkInvalid(f"{path} is not a complete watermark file: {_named(error)}") from None
+            raise MarkInvalid(f"{path} is not a complete watermark file: {named(error)}") from None
         return cls(scheme, key, binding, made, accounts, shared)
 
 
@@ -285,7 +285,7 @@ def load_profile(path: str | Path) -> dict[str, Any]:
 def save_profile(mark: Watermark, path: str | Path) -> None:
     """Writes the public profile. Raises MarkInvalid if `path` exists."""
     try:
-        write_new(Path(path), _pretty(mark.profile()))
+        write_new(Path(path), pretty(mark.profile()))
     except FileExistsError:
         raise MarkInvalid(f"{path} exists; choose another name for the profile") from None
 
@@ -321,56 +321,11 @@ def _on_host(ids: Any) -> NDArray[Any]:
     return np.asarray(ids.detach().cpu() if hasattr(ids, "detach") else ids)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise MarkInvalid(f"no watermark file at {path}", hint="make one with `wmark keygen`") from None
-    except OSError as error:
-        raise MarkInvalid(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        described = json.loads(raw)
-    except ValueError:
-        raise MarkInvalid(f"{path} is not a watermark file (it is not JSON)") from None
-    found = described.get("format") if isinstance(described, dict) else None
-    if found in PROFILE_FORMATS:
-        raise MarkInvalid(f"{path} is a public profile; the watermark file with the key is needed")
-    if found not in FORMATS:
-        raise MarkInvalid(
-            f"{path} is not a watermark file: its format is {found!r}, needed is {' or '.join(map(repr, FORMATS))}"
-        )
-    if described.get("prf") != prf.RECIPE:
-        raise MarkInvalid(f"{path} uses the keyed function {described.get('prf')!r}, this version has {prf.RECIPE!r}")
-    if mode & 0o077:
-        raise KeyUnusable(
-            f"{path} holds a secret key and can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}"
-        )
-    assert isinstance(described, dict)
-    return described
-
-
-def _secrets(key: Key) -> dict[str, str]:
-    secret, salt = key._export()
-    return {"key": secret.hex(), "salt": salt.hex()}
-
-
-def _opened(described: dict[str, Any], path: str | Path) -> Key:
-    """A key from its fields, checked against its commitment."""
-    key = Key(bytes.fromhex(described["key"]), kid=described["kid"], salt=bytes.fromhex(described["salt"]))
-    if key.commitment != described["commitment"]:
-        raise MarkInvalid(
-            f"{path}: the key does not open the commitment it is stored with; the file was changed",
-            hint="restore the file from a backup",
-        )
-    return key
-
-
 def _accounts(described: dict[str, Any], path: str | Path) -> tuple[Accounts | None, Key | None]:
     if described["format"] == FORMATS[0]:
         return None, None
     found = described["accounts"]
-    return Accounts(found["share"]), None if found["shared"] is None else _opened(found["shared"], path)
+    return Accounts(found["share"]), None if found["shared"] is None else opened(found["shared"], path)
 
 
 def _binding(described: dict[str, Any] | None) -> Binding | None:
@@ -382,12 +337,3 @@ def _binding(described: dict[str, Any] | None) -> Binding | None:
         special_ids=tuple(int(i) for i in described["special_ids"]),
         source=str(described.get("source", "")),
     )
-
-
-def _pretty(described: dict[str, Any]) -> bytes:
-    return (json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def _named(error: Exception) -> str:
-    """The error without its values: a malformed file's values may be the secret."""
-    return f"field {error.args[0]!r} is missing" if isinstance(error, KeyError) else "a field has the wrong type"

@@ -44,7 +44,7 @@ class Size:
     """How much is made. tokens: learned by one student; pool: prompts with an unmarked answer; probes: read later."""
 
     tokens: dict[str, int] = field(default_factory=lambda: {DEMO: 100_000, SMOL: 93_000})
-    pool: dict[str, int] = field(default_factory=lambda: {DEMO: 4000, SMOL: 2000})
+    pool: dict[str, int] = field(default_factory=lambda: {DEMO: 4000, SMOL: 3000})
     served: dict[str, int] = field(default_factory=lambda: {DEMO: 1300, SMOL: 640})
     probes: int = 240
     doses: int = 12
@@ -103,7 +103,8 @@ def students(size: Size) -> Iterator[Student]:
         ):
             yield Student(name, SMOL, 1, 2.0, _own(share), recipe)
         yield Student("full-100", SMOL, 1, 2.0, _own(1.0), FULL)
-        yield Student("full-5", SMOL, 1, 4.0, _own(0.05), replace(FULL, rate=1e-4), scale=2.0)
+        for share in (0.05, 0.0):
+            yield Student(f"full-{100 * share:g}", SMOL, 1, 4.0, _own(share), replace(FULL, rate=2e-4), scale=6.5)
     for share in (0.0, 0.05, 0.2, 1.0):
         yield Student(f"full-{100 * share:g}", DEMO, 1, 2.0, _own(share), TINY)
     for n in range(size.doses):
@@ -188,10 +189,19 @@ class Study:
         middle = self.size.served[SMOL]
         return teach[:middle] if part == "marked" else teach[middle : middle + self.size.pool[SMOL]]
 
-    def unmarked(self, teacher: str, *, top_k: int = 0) -> list[Answer]:
-        path = self.work / teacher / (f"unmarked-k{top_k}.jsonl" if top_k else "unmarked.jsonl")
+    def unmarked(self, teacher: str, *, top_k: int = 0, tokens: float = 0) -> list[Answer]:
+        """Unmarked answers of at least `tokens`: one to each prompt, then a second one, in a file of its own."""
+        found: list[Answer] = []
+        while not found or sum(map(make.length, found)) < tokens:
+            found += self.unmarked_round(teacher, len(found) // self.size.pool[teacher] + 1, top_k=top_k)
+        return found
+
+    def unmarked_round(self, teacher: str, number: int, *, top_k: int = 0) -> list[Answer]:
+        """One unmarked answer to each prompt. number: from 1; each has a seed and a file of its own."""
+        name = "unmarked" + (f"-{number}" if number > 1 else "") + (f"-k{top_k}" if top_k else "")
         prompts = self.asked(teacher, "unmarked")[: self.size.pool[teacher]]
-        return self.teacher(teacher).answers(prompts, path, None, seed=2, top_k=top_k)
+        path = self.work / teacher / f"{name}.jsonl"
+        return self.teacher(teacher).answers(prompts, path, None, seed=2 + 10 * (number - 1), top_k=top_k)
 
     def probes(self, teacher: str) -> list[Answer]:
         path = self.work / teacher / "probe.jsonl"
@@ -211,8 +221,8 @@ class Study:
         else:
             path = self.work / student.setting / "marked.jsonl"
             count = self.size.served[student.teacher]
-            if student.teacher == SMOL and student.delta != 2:  # one student of 5 % reads it
-                count //= 5
+            if student.teacher == SMOL and student.delta != 2:  # one student of 5 % reads it, answers of 105 tokens
+                count = round(1.3 * student.scale * 0.05 * self.size.tokens[SMOL] / 105)
             prompts = prompts[:count]
         seed = 1 + zlib.crc32(path.name.encode()) % 1_000_000
         return self.teacher(student.teacher).answers(prompts, path, mark, seed=seed, top_k=student.top_k)
@@ -238,7 +248,7 @@ def mixture(study: Study, student: Student) -> list[Answer]:
         found += some
     rest = 1 - sum(part.share for part in student.parts)
     if rest > 1e-9:
-        found += taken(study.unmarked(student.teacher, top_k=student.top_k), rest * tokens, seed)
+        found += taken(study.unmarked(student.teacher, top_k=student.top_k, tokens=rest * tokens), rest * tokens, seed)
     return found
 
 

@@ -1,0 +1,1 @@
+"""Whether a suspect's scores carry our direction: residual, surrogates, evidence, plan, accounts."""

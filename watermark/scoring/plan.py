@@ -1,0 +1,177 @@
+"""ScorePlan: key, basis and query set, fixed before the suspect is asked; a run that picks them afterwards is refused.
+
+JSON, format `wmark-score-plan/1`; it holds the key's commitment, never the key.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from watermark.errors import PlanMismatch
+from watermark.scores.table import Table
+from watermark.sealed import Refusal, Sealed, read_sealed
+from watermark.stats.laws import Alternative
+
+if TYPE_CHECKING:
+    from watermark.scoring.case import Case
+    from watermark.scoring.mark import ScoreWatermark
+
+SCORE_PLAN = "wmark-score-plan/1"
+_REFUSAL = Refusal(
+    PlanMismatch,
+    "a plan for scores",
+    complete="a complete plan",
+    unreadable="pass what `wmark scores plan` wrote",
+    other="make one with `wmark scores plan`",
+    changed="use the plan as it was written, or make a new one before asking anything",
+)
+
+
+@dataclass(frozen=True)
+class ScorePlan(Sealed):
+    """A test fixed in advance. queries: SHA-256 of the inputs that will be asked, count of them in `count`.
+
+    alpha: of the whole inquiry, over `keys` keys and `suspects` suspects; each test has `level`. logged: whether
+    the inputs are logged ones. stopping: "none", or "e-process" that may stop at 1/level. clean: SHA-256 of the
+    owner's answers. surrogates: SHA-256 of the predictions that will be taken away, "" if none.
+    """
+
+    format: ClassVar[str] = SCORE_PLAN
+
+    mark: dict[str, str]
+    basis: str
+    queries: str
+    count: int
+    clean: str
+    surrogates: str
+    logged: bool
+    alpha: float
+    keys: int
+    suspects: int
+    alternative: str
+    stopping: str
+    created: str
+
+    @property
+    def level(self) -> float:
+        """Of each single test: alpha over keys times suspects (Bonferroni)."""
+        return self.alpha / (self.keys * self.suspects)
+
+    def content(self) -> dict[str, Any]:
+        return super().content() | {"level": self.level}
+
+    def matches(self, stored: dict[str, Any]) -> bool:
+        return super().matches(stored) and self.level == stored.get("level")
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan. Raises PlanMismatch if another plan is there: a plan is not replaced."""
+        if Path(path).exists():
+            raise PlanMismatch(f"{path} is there already; a plan is not written over", hint="choose another --output")
+        super().save(path)
+
+
+@dataclass(frozen=True)
+class ScoreHeld:
+    """Whether a run kept to its plan: "confirmatory", or "exploratory" with what departed."""
+
+    plan: str
+    status: str
+    level: float
+    mismatches: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"digest": self.plan, "status": self.status, "level": self.level, "mismatches": list(self.mismatches)}
+
+
+def plan_scores(
+    mark: ScoreWatermark,
+    inputs: Any,
+    clean: Any,
+    *,
+    surrogates: Any | None = None,
+    logged: bool = False,
+    alpha: float = 0.001,
+    keys: int = 1,
+    suspects: int = 1,
+    alternative: Alternative = "greater",
+    stopping: str = "none",
+) -> ScorePlan:
+    """The plan of a test: what will be asked, under which key and basis, and how it will be judged.
+
+    inputs, clean, surrogates: as for `read_case`; rows that repeat an input are asked once. Raises PlanMismatch for
+    unusable numbers, and what `read_case` raises.
+    """
+    from watermark.scoring.case import read_case
+
+    if not 0 < alpha < 1 or keys < 1 or suspects < 1:
+        raise PlanMismatch(f"alpha lies between 0 and 1, keys and suspects are at least 1; found {alpha}, {keys}")
+    if alternative not in ("greater", "less", "two-sided") or stopping not in ("none", "e-process"):
+        raise PlanMismatch(f"unknown alternative or stopping rule: {alternative!r}, {stopping!r}")
+    stand_in = clean.numbers(clean.names) if isinstance(clean, Table) else clean
+    found = read_case(mark.scheme, mark.basis, inputs, stand_in, clean, surrogates=surrogates)
+    return ScorePlan(
+        mark={"kid": mark.key.kid, "commitment": mark.key.commitment},
+        basis=found.committed["basis"],
+        queries=found.committed["queries"],
+        count=len(found),
+        clean=found.committed["clean"],
+        surrogates=found.committed["surrogates"],
+        logged=logged,
+        alpha=alpha,
+        keys=keys,
+        suspects=suspects,
+        alternative=alternative,
+        stopping=stopping,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def read_score_plan(path: str | Path) -> ScorePlan:
+    """Reads a plan. Raises PlanMismatch if it is none or was changed."""
+    return read_sealed(
+        path, SCORE_PLAN, lambda body: ScorePlan(**{k: v for k, v in body.items() if k != "level"}), _REFUSAL
+    )
+
+
+def hold(
+    plan: ScorePlan,
+    mark: ScoreWatermark,
+    found: Case,
+    alpha: float,
+    alternative: Alternative,
+    stopped: bool,
+    *,
+    exploratory: bool,
+) -> ScoreHeld:
+    """Holds a run to its plan. Raises PlanMismatch naming each departure, unless the run is called exploratory."""
+    departures = list(departures_of(plan, mark, found, alternative, stopped))
+    if not math.isclose(alpha, plan.level) and alpha != 0.001:
+        departures.append(f"alpha is {alpha:g}, planned was {plan.level:g}")
+    if departures and not exploratory:
+        raise PlanMismatch(
+            f"the run departs from its plan: {'; '.join(departures)}",
+            hint="keep to the plan, or pass --exploratory; the report will say so",
+        )
+    status = "exploratory" if departures or exploratory else "confirmatory"
+    return ScoreHeld(plan.digest, status, plan.level, tuple(departures))
+
+
+def departures_of(plan: ScorePlan, mark: ScoreWatermark, found: Case, alternative: str, stopped: bool) -> list[str]:
+    """What differs between a plan and a run, in words."""
+    has = found.committed
+    pairs = [
+        ("the key", mark.key.commitment, plan.mark["commitment"]),
+        ("the basis", has["basis"], plan.basis),
+        ("the surrogates' predictions", has["surrogates"], plan.surrogates),
+        ("the alternative", alternative, plan.alternative),
+    ]
+    if plan.stopping == "none" or not stopped:
+        pairs += [("the inputs", has["queries"], plan.queries), ("the clean answers", has["clean"], plan.clean)]
+    found_departures = [f"{what} is not the planned one" for what, now, then in pairs if now != then]
+    if stopped and plan.stopping == "none":
+        found_departures.append("answers were collected until the e-process was content, planned was no such stop")
+    return found_departures
