@@ -1,8 +1,9 @@
-"""Embeddings: a suspect's vectors, turned, stretched or cut as they may be, against the owner's clean ones.
+"""What a suspect's embeddings hold beyond everything linear, as coefficients on the basis; a rotation changes nothing.
 
-The suspect is first laid onto the clean embeddings by least squares, which undoes any rotation or affine map; then all
-that is linear in the clean embedding, and the surrogates' vectors, are taken away from it and from the basis alike.
-What is left can only be non-linear in the clean embedding, as the mark is. None of it sees a key.
+The mark of embeddings is a keyed map of the clean embedding that is not linear. So whatever is linear may go: the
+suspect is aligned with the clean embeddings by least squares, which undoes a rotation, a change of scale or of
+dimension; then the clean embeddings, a constant and surrogates go from it and from the basis alike (Frisch and Waugh
+1933, Lovell 1963). Nothing here sees a key.
 """
 
 from __future__ import annotations
@@ -17,7 +18,23 @@ from watermark.scoring.residual import Residual
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_RIDGE = 1e-2  # of the basis' unit variance
+_LAMBDAS = np.geomspace(1e-4, 30, 24)  # ridge penalties tried, in mean eigenvalues
+_CONSTANT = 1e-9
+
+
+def aligned(suspect: NDArray[np.float64], clean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine image of the suspect's embeddings (n, e) that is nearest the clean ones (n, d); e may differ from d.
+
+    Raises TooFewObservations unless there are four answers for each of the suspect's dimensions.
+    """
+    n, width = suspect.shape
+    if n < 4 * (width + 1):
+        raise TooFewObservations(
+            f"{n} embeddings of {width} dimensions cannot be aligned, needed are {4 * (width + 1)}",
+            hint="ask the suspect for more inputs",
+        )
+    known = np.column_stack([suspect, np.ones(n)])
+    return np.asarray(known @ np.linalg.lstsq(known, clean, rcond=None)[0])
 
 
 def vector_residual(
@@ -26,38 +43,61 @@ def vector_residual(
     features: NDArray[np.float64],
     surrogates: NDArray[np.float64] | None = None,
 ) -> Residual:
-    """Suspect's vectors less everything key-free, on the basis.
+    """Aligned embeddings less everything linear in the clean ones, on the basis less the same.
 
-    suspect: (n, s), of any dimension; clean: (n, d); features: (n, B); surrogates: (n, S, d). Returns coefficients
-    (B, d) and the rest (n, d). Raises TooFewObservations for fewer rows than regressors, SuspectUnusable where the
-    vectors are constant or nothing of them is left.
+    suspect: (n, e); clean: (n, d); features: (n, B) of the clean embeddings; surrogates: (n, S, d) embeddings by
+    models of the owner's. Coefficients are (B, d), under one penalty by generalised cross-validation over all
+    channels. Raises TooFewObservations, or SuspectUnusable for embeddings that are constant or the clean ones.
     """
     n, size = features.shape
-    needed = 2 * (suspect.shape[1] + clean.shape[1] + size)
+    known = key_free_vectors(clean, surrogates)
+    needed = 2 * (known.shape[1] + size)
     if n < needed:
         raise TooFewObservations(
-            f"{n} embeddings, needed are {needed}: twice the dimensions of both sides and of the basis",
-            hint="ask the suspect for more inputs",
+            f"{n} embeddings for {size} functions and {known.shape[1]} dimensions to take away, needed are {needed}",
+            hint="ask the suspect for more inputs, or leave surrogates out",
         )
-    if np.ptp(suspect, axis=0).max() < 1e-9:
-        raise SuspectUnusable("the suspect answers every input alike; nothing can depend on a key")
-    laid = aligned(suspect, clean)
-    known = [np.ones((n, 1)), clean]
+    if np.ptp(suspect, axis=0).max() < _CONSTANT:
+        raise SuspectUnusable("the suspect embeds every input alike; nothing can depend on a key")
+    near = aligned(suspect, clean)
+    if np.abs(near - clean).max() < _CONSTANT:
+        raise SuspectUnusable(
+            "the suspect's embeddings are the clean ones, up to a linear map",
+            hint="did you pass one file twice? the suspect's answers go to --answers, the owner's to --clean",
+        )
+    basis = np.linalg.qr(known)[0]
+    rest, left = near - basis @ (basis.T @ near), features - basis @ (basis.T @ features)
+    coefficients, penalty = shared_ridge(left, rest)
+    spread = float(np.square(near - clean).sum())
+    return Residual(
+        rest=rest,
+        coefficients=coefficients,
+        penalties=(penalty,) * rest.shape[1],
+        explained=float(np.clip(1 - np.square(rest).sum() / spread, 0, 1)) if spread > 0 else 0.0,
+    )
+
+
+def key_free_vectors(clean: NDArray[np.float64], surrogates: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """What is taken away: the clean embedding, a constant, and every surrogate's embedding. (n, 1 + d + S d)."""
+    parts = [np.ones((len(clean), 1)), clean]
     if surrogates is not None:
-        known.append(surrogates.reshape(n, -1))
-    frame = np.linalg.qr(np.hstack(known))[0]
-    rest = laid - frame @ (frame.T @ laid)
-    left = features - frame @ (frame.T @ features)
-    spread = float(np.square(laid - clean).sum())
-    if float(np.square(rest).sum()) <= 1e-18 * float(np.square(laid).sum()):
-        raise SuspectUnusable("the suspect's vectors are an affine map of the clean ones, to the last digit")
-    gram = left.T @ left + _RIDGE * n * np.eye(size)
-    coefficients = np.linalg.solve(gram, left.T @ rest)
-    explained = float(np.clip(1 - np.square(rest).sum() / spread, 0, 1)) if spread > 0 else 0.0
-    return Residual(rest, coefficients, (_RIDGE,) * clean.shape[1], explained)
+        parts.append(surrogates.reshape(len(clean), -1))
+    return np.hstack(parts)
 
 
-def aligned(suspect: NDArray[np.float64], clean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The suspect's vectors under the affine map that lays them closest to the clean ones. Returns (n, d)."""
-    known = np.hstack([suspect, np.ones((len(suspect), 1))])
-    return np.asarray(known @ np.linalg.lstsq(known, clean, rcond=None)[0])
+def shared_ridge(features: NDArray[np.float64], rest: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Ridge coefficients (B, C) of all channels (n, C) on (n, B) under one penalty, by GCV of the summed squares.
+
+    Golub, Heath and Wahba 1979, equation 1.4, with the channels' residual sums added.
+    """
+    n = len(rest)
+    values, vectors = np.linalg.eigh(features.T @ features / n)
+    values = np.maximum(values, 0.0)
+    turned = vectors.T @ (features.T @ rest / n)
+    energy, total = np.square(turned).sum(axis=1), float(np.square(rest).sum() / n)
+    penalties = _LAMBDAS * max(float(values.mean()), 1e-12)
+    shrunk = values[None] + penalties[:, None]
+    left = total - 2 * (energy / shrunk).sum(axis=1) + (values * energy / shrunk**2).sum(axis=1)
+    used = np.minimum((values / shrunk).sum(axis=1) / n, 0.99)
+    best = int(np.argmin(left / (1 - used) ** 2))
+    return np.asarray(vectors @ (turned / shrunk[best][:, None])), float(penalties[best])
