@@ -38,9 +38,9 @@ _SINGLES = 8  # rows up to which counting a grid's points is faster than searchi
 class Column:
     """How one column becomes coordinates. kind: "ranked" (normal scores), "scaled" (few numbers), "levels", "constant".
 
-    A constant column has no coordinate, but keeps its place in an array. grid: (257,) quantiles of a ranked column; mean
-    and deviation of a scaled one; levels of a category. missing: share of the reference rows without a value; a column
-    that misses some has one more coordinate, that says so.
+    A constant column has no coordinate, but keeps its place in an array. grid: (257,) quantiles of a ranked column;
+    mean and deviation of a scaled one; levels of a category. missing: share of the reference rows without a value; a
+    column that misses some has one more coordinate, that says so.
     """
 
     name: str
@@ -174,13 +174,6 @@ class Basis:
                 f"the inputs have no column {', '.join(absent)}; the mark was made for {', '.join(self.names)}",
                 hint=f"found are {', '.join(found.names)}",
             )
-        for column in used:
-            wants, has = column.kind != "levels", found.columns[column.name].dtype.kind == "f"
-            if wants != has and not (not wants and len(found) and np.isnan(found.columns[column.name]).all()):
-                raise ProfileMismatch(
-                    f"column {column.name} holds {'numbers' if has else 'words'}, the mark was made for "
-                    f"{'numbers' if wants else 'categories'}"
-                )
         return np.hstack([column.coordinates(_as(column, found.columns[column.name])) for column in used])
 
     def features(self, inputs: Any) -> NDArray[np.float64]:
@@ -420,10 +413,27 @@ def _signed(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _as(column: Column, values: NDArray[Any]) -> NDArray[Any]:
-    """A category column without one value in these rows arrives as missing numbers."""
-    if column.kind == "levels" and values.dtype.kind == "f":
-        return np.full(len(values), "", dtype=np.str_)
-    return values
+    """Values as this column reads them. Raises ProfileMismatch if they are of the other type.
+
+    Categories that look like numbers ("12" beside "A1") arrive as numbers where no other stands beside them.
+    """
+    numbers = values.dtype.kind == "f"
+    if numbers == (column.kind != "levels"):
+        return values
+    spelled = {value: level for level in column.levels if (value := _number(level)) is not None}
+    if not numbers or not (spelled or np.isnan(values).all()):
+        raise ProfileMismatch(
+            f"column {column.name} holds {'numbers' if numbers else 'words'}, the mark was made for "
+            f"{'categories' if numbers else 'numbers'}"
+        )
+    return np.array(["" if value != value else spelled.get(value, repr(value)) for value in values.tolist()], np.str_)
+
+
+def _number(level: str) -> float | None:
+    try:
+        return float(level)
+    except ValueError:
+        return None
 
 
 def _is_array(inputs: Any) -> bool:
