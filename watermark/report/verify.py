@@ -16,6 +16,7 @@ from watermark.report.checks import Check, close
 
 if TYPE_CHECKING:
     from watermark.mark import Watermark
+    from watermark.scoring.evidence import ScoreEvidence
     from watermark.tokenizer import Tokenizer
 
 _STATED_ELSEWHERE = ("created", "software", "shown", "inputs", "mark", "options", "plan", "dose")
@@ -58,7 +59,7 @@ def verify(
     if plan is not None:
         checks.append(_same_plan(found, Path(plan)))
     if page is not None:
-        checks.append(_same_page(found, Path(page)))
+        checks.append(same_page(found, Path(page)))
     return checks
 
 
@@ -166,7 +167,8 @@ def _recomputed(
     return Check("recomputed", f"{counted}, all as stated")
 
 
-def _same_page(found: Evidence, path: Path) -> Check:
+def same_page(found: Evidence | ScoreEvidence, path: Path) -> Check:
+    """The page at `path` is what this evidence renders to. Raises ReportInvalid."""
     from watermark.report.page import embedded, page
 
     try:
