@@ -95,6 +95,8 @@ class ScoreMarking:
     def _rewritten(self, scope: MutableMapping[str, Any], asked: bytes, found: bytes) -> bytes | None:
         """The marked body, or None where that fails, whatever the reason; the log has it."""
         try:
+            if not found:
+                raise OutputsInvalid("its body is compressed, empty or a file; add the middleware before compression")
             return self._marked(scope, json.loads(asked), json.loads(found))
         except WatermarkError as error:
             _log.error("answer on %s withheld: %s", scope["path"], error)
@@ -168,11 +170,12 @@ class _Held:
         if self._done:
             return
         if message["type"] != "http.response.body":
-            await self._finish(None)
+            await self._finish(self._rewrite(b""))
             return
         self._body += message.get("body", b"")
         if not message.get("more_body", False):
-            await self._finish(self._rewrite(bytes(self._body)))
+            plain = _header(self._start, b"content-encoding") in (b"", b"identity")
+            await self._finish(self._rewrite(bytes(self._body) if plain else b""))
 
     async def _finish(self, body: bytes | None) -> None:
         assert self._start is not None
@@ -216,9 +219,13 @@ async def _read(receive: Receive) -> tuple[bytes, Receive]:
 
 def _is_json(start: Message) -> bool:
     """Whether a response is one to mark: JSON, and a success."""
-    kinds = [value for name, value in start.get("headers", []) if name.lower() == b"content-type"]
-    kind = kinds[0].split(b";")[0].strip().lower() if kinds else b""
+    kind = _header(start, b"content-type").partition(b";")[0].strip()
     return 200 <= int(start["status"]) < 300 and (kind == b"application/json" or kind.endswith(b"+json"))
+
+
+def _header(start: Message, wanted: bytes) -> bytes:
+    """A header's value in lower case, empty if there is none."""
+    return next((bytes(value).lower() for name, value in start.get("headers", []) if name.lower() == wanted), b"")
 
 
 def _at(value: Any, names: Sequence[str]) -> Any:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from watermark.scores import Direction
 
-_ROUNDINGS = 64  # of the answers' precision, by which a row's sum may miss one
+_DOUBLE = float(np.finfo(np.float64).eps)
+_STEPS = 64  # of the answers' precision, by which a row's sum may miss one
 _LOOSEST = 0.02
 
 
@@ -51,54 +52,73 @@ def mark_calls(function: Callable[[Any], Any], mark: ScoreMark) -> Callable[[Any
 
 def marked(answers: Any, inputs: Any, mark: ScoreMark) -> Any:
     """Marked answers in the container of the clean ones. Raises OutputsInvalid for answers that hold no numbers."""
-    numbers = _numbers(answers)
-    exact = numbers.astype(np.float64)
-    if mark.scheme.output in ("probabilities", "labels"):
-        exact = _summing_to_one(exact, numbers.dtype)
-    moved = mark.tilt(exact, inputs)
-    if mark.scheme.output == "labels":
+    clean, step = _numbers(answers)
+    output = mark.scheme.output
+    if output in ("probabilities", "labels"):
+        moved = mark.tilt(_summing_to_one(clean, step), inputs)
+    else:
+        moved = mark.tilt(clean, inputs)
+    if output == "labels":
         return _like(answers, moved.astype(np.int64))
-    return _like(answers, _in_precision(moved, numbers) if mark.scheme.output == "probabilities" else moved)
+    if output == "probabilities" and step > _DOUBLE:
+        moved = _same_argmax(_in_precision(answers, moved), clean)
+    return _like(answers, moved)
 
 
-def _numbers(answers: Any) -> NDArray[Any]:
-    """The answers' array, in their own precision; half precision without an array of its own becomes single."""
+def _numbers(answers: Any) -> tuple[NDArray[np.float64], float]:
+    """The answers in double precision, and the relative step of their own."""
     if hasattr(answers, "detach"):
+        import torch
+
         tensor = answers.detach().cpu()
-        return np.asarray(tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor)
-    found = np.asarray(answers.to_numpy() if hasattr(answers, "to_numpy") else answers)
+        step = float(torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else _DOUBLE
+        return np.asarray(tensor.double(), dtype=np.float64), step
+    found = _array(answers)
     if found.dtype.kind not in "fiub":
         raise OutputsInvalid(
             f"the answers hold {found.dtype}, needed are numbers: probabilities, values or embeddings",
             hint="mark the function that answers probabilities, not the one that answers labels",
         )
-    return found
+    return found.astype(np.float64), float(np.finfo(found.dtype).eps) if found.dtype.kind == "f" else _DOUBLE
 
 
-def _summing_to_one(exact: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+def _array(answers: Any) -> NDArray[Any]:
+    return np.asarray(answers.to_numpy() if hasattr(answers, "to_numpy") else answers)
+
+
+def _summing_to_one(clean: NDArray[np.float64], step: float) -> NDArray[np.float64]:
     """Rows (n, K) that miss one by their precision alone are brought there; others are left for `tilt` to refuse."""
-    if exact.ndim != 2 or dtype.kind != "f" or dtype.itemsize >= 8 or not exact.size:
-        return exact
-    totals = exact.sum(axis=1, keepdims=True)
-    near = np.abs(totals - 1) <= min(_ROUNDINGS * float(np.finfo(dtype).eps), _LOOSEST)
-    return np.asarray(np.divide(exact, totals, out=exact.copy(), where=near))
+    if clean.ndim != 2 or step <= _DOUBLE or not clean.size:
+        return clean
+    totals = clean.sum(axis=1, keepdims=True)
+    near = np.abs(totals - 1) <= min(_STEPS * step, _LOOSEST)
+    return np.asarray(np.divide(clean, totals, out=clean.copy(), where=near))
 
 
-def _in_precision(moved: NDArray[np.float64], clean: NDArray[Any]) -> NDArray[Any]:
-    """Marked probabilities in the answers' precision; a row whose argmax that would cost keeps its own answer."""
-    if clean.dtype.kind != "f" or clean.dtype.itemsize >= 8:
-        return moved
-    found = moved.astype(clean.dtype)
-    if found.ndim == 1:
-        return np.where((found > 0.5) == (clean > 0.5), found, clean)
-    kept = found.argmax(axis=1) == clean.argmax(axis=1)
-    return np.where(kept[:, None], found, clean)
+def _in_precision(answers: Any, moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Marked answers rounded to the precision of the clean ones."""
+    if hasattr(answers, "detach"):
+        import torch
+
+        return np.asarray(torch.from_numpy(moved).to(answers.dtype).double(), dtype=np.float64)
+    return moved.astype(_array(answers).dtype).astype(np.float64)
+
+
+def _same_argmax(moved: NDArray[np.float64], clean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A row whose argmax was lost to rounding keeps its own answer."""
+    if moved.ndim == 1:
+        return np.where((moved > 0.5) == (clean > 0.5), moved, clean)
+    kept = moved.argmax(axis=1) == clean.argmax(axis=1)
+    return np.where(kept[:, None], moved, clean)
 
 
 def _like(answers: Any, found: NDArray[Any]) -> Any:
     """`found` in the container of `answers`; labels of a frame's rows are a series."""
     if hasattr(answers, "detach"):
         return _tensor(answers, found)
+    clean = _array(answers)
+    if clean.dtype.kind == "f" and found.dtype.kind == "f":
+        found = found.astype(clean.dtype)
     kind = type(answers).__module__.partition(".")[0]
     if kind == "pandas":
         return _pandas(answers, found)

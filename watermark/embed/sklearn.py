@@ -82,8 +82,10 @@ class MarkedEstimator(MetaEstimatorMixin, BaseEstimator):
         if output == "values":
             return np.asarray(self._marked("predict", X, "values"))
         if output == "labels":
-            return np.asarray(self.classes_[self._marked("predict_proba", X, "labels")])
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+            labels = self._marked("predict_proba", X, "labels")
+            return np.asarray(self.classes_[labels])
+        first = self._marked("predict_proba", X, "probabilities").argmax(axis=1)
+        return np.asarray(self.classes_[first])
 
     @available_if(_answers("transform", "embeddings"))
     def transform(self, X: Any) -> NDArray[np.float64]:
