@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from watermark.scores.direction import Direction
 
-_STRAY = 0.1  # share of rows that may lie a little outside the simplex: a student that regressed on our scores
+_STRAY = 0.3  # share of rows that may lie a little outside the simplex: a student that regressed on our scores
 _LOOSE = 0.02  # a row of probabilities may sum to so much less or more than one: rounding
 
 

@@ -8,6 +8,7 @@ tests of scores. Nothing here is an approximation.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +60,7 @@ class DirectionProcess:
 
     Each batch's vector is cut down to what is orthogonal to all batches before it. Given its cosines with those, u's
     part in what remains is again uniform there, so every cosine has its exact law and the product of e-values is a
-    test martingale under the null. dimensions: of u, before any batch.
+    test martingale under the null. dimensions: of u, before any batch. bets: (cosine, dimensions left) of each.
     """
 
     def __init__(self, dimensions: int, *, alternative: Alternative = "greater") -> None:
@@ -67,6 +68,7 @@ class DirectionProcess:
             raise ValueError(f"a direction needs at least 2 dimensions, found {dimensions}")
         self.dimensions, self.alternative = dimensions, alternative
         self.log10_e, self.history = 0.0, list[float]()
+        self.bets = list[tuple[float, int]]()
         self._seen: list[NDArray[np.float64]] = []
 
     def update(self, vector: ArrayLike, direction: ArrayLike) -> float:
@@ -86,6 +88,7 @@ class DirectionProcess:
         if remaining >= 2 and length > 0 and size > 1e-9 * length:
             a = a / size
             cosine = float(a @ left / np.linalg.norm(left))
+            self.bets.append((cosine, remaining))
             self.log10_e += float(log10_evalue(cosine, remaining, alternative=self.alternative))
             self._seen.append(a)
         self.history.append(self.log10_e)
@@ -123,6 +126,7 @@ def _upper(c: float, dimensions: int) -> float:
     return (tail + math.log(float(hyp2f1(a + 0.5, 1.0, a + 1.0, x))) + math.log(0.5)) / _LOG10
 
 
+@lru_cache(maxsize=4096)
 def _log_mean(kappa: float, dimensions: int) -> float:
     """log M_D(kappa), the mean of exp(kappa cos) over the sphere: 0F1(; D/2; kappa^2/4), summed in logarithms."""
     from scipy.special import gammaln, logsumexp
