@@ -68,7 +68,7 @@ class ScoreLedger:
     def __init__(self, path: str | Path, *, mode: Mode | None = None) -> None:
         if mode not in (None, "full", "hash-only"):
             raise LedgerInvalid(f"a ledger is full or hash-only, found {mode!r}")
-        self.path = Path(path)
+        self.path, self.length, self.head = Path(path), 0, ""
         self._lock = threading.Lock()
         self._stream = chain.open_locked(self.path)
         try:
@@ -135,7 +135,7 @@ class ScoreLedger:
             raise LedgerInvalid(f"{self.path} is a {self.mode} ledger and cannot become {mode}; choose another file")
 
     def _start(self, mode: Mode) -> None:
-        self.mode, self.length = mode, 0
+        self.mode = mode
         made = datetime.now(UTC).isoformat(timespec="seconds")
         header = {"format": SCORE_LEDGER, "mode": mode, "created": made, "ledger": os.urandom(8).hex()}
         self.head = str(chain.append(self._stream, header)["hash"])
