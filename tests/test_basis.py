@@ -80,6 +80,14 @@ def test_arrays_of_any_number_type_agree_with_the_table(basis, dtype):
     assert (basis.coordinates(fresh) == basis.coordinates(table(fresh))).all()
 
 
+def test_a_row_alone_is_placed_as_among_others(mixed_basis):
+    fresh = mixed(60, seed=15)
+    wanted = mixed_basis.coordinates(fresh)
+    for i in range(60):
+        alone = {name: [None if value != value else value] for name, values in fresh.items() for value in [values[i]]}
+        assert (mixed_basis.coordinates(alone)[0] == wanted[i]).all()
+
+
 def test_frames_tensors_and_arrays_agree(basis):
     fresh = numbers(50, seed=5)
     frame = pandas.DataFrame(fresh, columns=basis.names)

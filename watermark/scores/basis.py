@@ -56,26 +56,12 @@ class Column:
     def width(self) -> int:
         return 0 if self.kind == "constant" else (len(self.levels) or 1) + (self.missing > 0)
 
-    def coordinates(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """(n, width) of values (n,). A missing value or an unseen category lies at the origin."""
-        if self.kind == "constant":
-            return np.zeros((len(values), 0))
-        absent = np.isnan(values) if values.dtype.kind == "f" else values == ""
-        if self.kind == "levels":
-            shares = np.array(self.shares)
-            found = (values[:, None] == np.array(self.levels)[None]) - shares
-            placed = found / np.sqrt(shares * (1 - shares) * len(shares))
-            known = (values[:, None] == np.array(self.levels)[None]).any(axis=1)
-            placed = np.where(known[:, None], placed, 0.0)
-        elif self.kind == "ranked":
-            placed = _Grids.of(np.array(self.grid)[None]).normal(values[:, None])
-        else:
-            placed = _scaled(values, self.mean, self.deviation)[:, None]
-        placed = np.where(absent[:, None], 0.0, placed) if absent.any() else placed
-        if self.missing > 0:
-            said = (absent - self.missing) / np.sqrt(self.missing * (1 - self.missing))
-            placed = np.column_stack([placed, said])
-        return np.asarray(placed, dtype=np.float64)
+    def category(self, values: NDArray[np.str_]) -> NDArray[np.float64]:
+        """(n, width) of a category's values (n,). A missing or unseen one lies at the origin."""
+        shares, found = np.array(self.shares), values[:, None] == np.array(self.levels)
+        placed = (found - shares) / np.sqrt(shares * (1 - shares) * len(shares))
+        placed = np.where(found.any(axis=1, keepdims=True), placed, 0.0)
+        return placed if self.missing == 0 else np.column_stack([placed, _said(values == "", self.missing)])
 
 
 @dataclass(frozen=True)
@@ -128,9 +114,9 @@ class Basis:
         columns = tuple(_described(name, found.columns[name]) for name in found.names)
         if not any(column.width for column in columns):
             raise TooFewObservations("every column of the reference inputs is constant; there is nothing to build on")
-        placed = np.hstack([column.coordinates(found.columns[column.name]) for column in columns])
         empty = np.zeros((0, 0))
         raw = cls(columns, kind, empty, empty, empty, empty, np.zeros(0), np.zeros(0), empty, len(found))
+        placed = raw._by_name(found)
         raw = raw._components(placed, components)
         placed = raw._turned(placed)
         raw = raw._cosines(placed.shape[1], max(512, 5 * size // 2), spread, rng)
@@ -149,15 +135,15 @@ class Basis:
 
         Raises ProfileMismatch if a column is missing or has another type.
         """
-        quick = self._quick
-        array = None if quick is None else _array_of(inputs, self.names)
-        placed = None if quick is None or array is None else quick.coordinates(array)
-        return self._turned(self._by_name(inputs) if placed is None else placed)
+        array = _array_of(inputs, self.names) if self._numbers.all else None
+        if array is None or not self._numbers.plain(array):
+            return self._turned(self._by_name(inputs))
+        return self._turned(self._numbers.coordinates(array.astype(np.float64, copy=False)))
 
     @cached_property
-    def _quick(self) -> _Numbers | None:
-        """What places an array of numbers at once; None if a column holds categories."""
-        return None if any(column.kind == "levels" for column in self.columns) else _Numbers.of(self.columns)
+    def _numbers(self) -> _Numbers:
+        """What places all columns of numbers at once."""
+        return _Numbers.of(self.columns)
 
     @cached_property
     def _parts(self) -> _Grids:
@@ -174,7 +160,16 @@ class Basis:
                 f"the inputs have no column {', '.join(absent)}; the mark was made for {', '.join(self.names)}",
                 hint=f"found are {', '.join(found.names)}",
             )
-        return np.hstack([column.coordinates(_as(column, found.columns[column.name])) for column in used])
+        numbers, categories = np.zeros((len(found), len(self.columns))), []
+        for index, (column, start) in enumerate(zip(self.columns, self._numbers.starts, strict=True)):
+            if column.kind == "levels":
+                categories.append((start, column.category(_as(column, found.columns[column.name]))))
+            elif column.width:
+                numbers[:, index] = _as(column, found.columns[column.name])
+        placed = self._numbers.coordinates(numbers)
+        for start, levels in categories:
+            placed[:, start : start + levels.shape[1]] = levels
+        return placed
 
     def features(self, inputs: Any) -> NDArray[np.float64]:
         """phi, (n, size): of zero mean and unit covariance on inputs like the reference."""
@@ -267,10 +262,15 @@ class Basis:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """All columns of numbers placed together. ranked, scaled, unsure: indices of columns; *_at: of coordinates."""
+    """All columns of numbers placed together. starts: each column's first coordinate; width: of all coordinates.
 
-    columns: int
+    all: whether there are no categories beside them. ranked, scaled, unsure (those that miss values): indices of
+    columns; *_at: of their coordinates.
+    """
+
+    starts: NDArray[np.intp]
     width: int
+    all: bool
     ranked: NDArray[np.intp]
     ranked_at: NDArray[np.intp]
     grids: _Grids
@@ -284,14 +284,16 @@ class _Numbers:
 
     @classmethod
     def of(cls, columns: tuple[Column, ...]) -> _Numbers:
-        starts = np.cumsum([0, *(column.width for column in columns)])
+        ends = np.cumsum([column.width for column in columns])
+        starts = ends - [column.width for column in columns]
         kinds = np.array([column.kind for column in columns])
-        missing = np.array([column.missing if column.width else 0.0 for column in columns])
+        missing = np.array([column.missing for column in columns])
         ranked, scaled = np.flatnonzero(kinds == "ranked"), np.flatnonzero(kinds == "scaled")
-        unsure = np.flatnonzero(missing > 0)
+        unsure = np.flatnonzero((missing > 0) & ((kinds == "ranked") | (kinds == "scaled")))
         return cls(
-            columns=len(columns),
-            width=int(starts[-1]),
+            starts=starts,
+            width=int(ends[-1]),
+            all="levels" not in kinds,
             ranked=ranked,
             ranked_at=starts[ranked],
             grids=_Grids.of(np.array([columns[i].grid for i in ranked]).reshape(len(ranked), _GRID)),
@@ -304,25 +306,21 @@ class _Numbers:
             missing=missing[unsure],
         )
 
-    def coordinates(self, inputs: NDArray[Any]) -> NDArray[np.float64] | None:
-        """(n, width) of an array (n, columns), as each column's own `coordinates`; None if it is no plain array.
+    def plain(self, inputs: NDArray[Any]) -> bool:
+        """Whether an array holds finite or missing numbers, a column for each; others the table reads or refuses."""
+        shaped = inputs.ndim == 2 and inputs.shape[1] == len(self.starts) and inputs.dtype.kind in "fiub"
+        return shaped and not np.isinf(inputs).any()
 
-        An array of another shape or type, or one that holds infinities, is for the table to read or to refuse.
-        """
-        if inputs.ndim != 2 or inputs.shape[1] != self.columns or inputs.dtype.kind not in "fiub":
-            return None
-        values = inputs.astype(np.float64, copy=False)
-        if np.isinf(values).any():
-            return None
-        placed = np.empty((len(values), self.width))
+    def coordinates(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n, width) of numbers (n, columns); zeros for what is no number's. A missing value lies at the origin."""
+        placed = np.zeros((len(values), self.width))
         if self.ranked.size:
             placed[:, self.ranked_at] = self.grids.normal(values[:, self.ranked])
         if self.scaled.size:
             placed[:, self.scaled_at] = _scaled(values[:, self.scaled], self.means, self.deviations)
         if self.unsure.size:
-            absent = np.isnan(values[:, self.unsure])
-            placed[:, self.unsure_at] = (absent - self.missing) / np.sqrt(self.missing * (1 - self.missing))
-        return np.where(np.isnan(placed), 0.0, placed)  # a missing value lies at the origin
+            placed[:, self.unsure_at] = _said(np.isnan(values[:, self.unsure]), self.missing)
+        return np.where(np.isnan(placed), 0.0, placed)
 
 
 @dataclass(frozen=True)
@@ -364,9 +362,16 @@ class _Grids:
         return np.stack(found, axis=1) - 1
 
 
-def _scaled(values: NDArray[np.float64], mean: Any, deviation: Any) -> NDArray[np.float64]:
+def _scaled(
+    values: NDArray[np.float64], mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):
         return np.asarray(np.minimum(np.maximum((values - mean) / deviation, -_FAR), _FAR))
+
+
+def _said(absent: NDArray[np.bool_], missing: Any) -> NDArray[np.float64]:
+    """The coordinate that says whether a value is missing, of unit variance. missing: its share, or each column's."""
+    return np.asarray((absent - missing) / np.sqrt(missing * (1 - missing)))
 
 
 def _described(name: str, values: NDArray[Any]) -> Column:
