@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from watermark.errors import ExtraMissing
 from watermark.evidence import Evidence
@@ -26,9 +26,13 @@ from watermark.report.planned import banner, dose_words, flat
 from watermark.report.results import results, tables
 from watermark.report.weighted import meanings
 from watermark.report.words import SKIPPED_BECAUSE, limits, notes, summary
+from watermark.scoring.evidence import ScoreEvidence
 
 if TYPE_CHECKING:
     from watermark.evidence import ShownDocument, ShownToken
+    from watermark.sealed import Sealed
+
+E = TypeVar("E", Evidence, ScoreEvidence)
 
 SHOWN_TOKENS = 250
 _LONGEST_PIECE = 40
@@ -55,23 +59,27 @@ class Sheet:
     left_out: int
 
 
-def render(evidence: Evidence, path: str | Path) -> None:
+def render(evidence: Evidence | ScoreEvidence, path: str | Path) -> None:
     """Writes the page to `path`, whole or not at all."""
     write_whole(Path(path), page(evidence).encode())
 
 
-def page(evidence: Evidence) -> str:
+def page(evidence: Evidence | ScoreEvidence) -> str:
     """The page as text; the same evidence gives the same bytes.
 
     Raises ExtraMissing without jinja2 or matplotlib.
     """
-    evidence = _in_one_order(evidence)
-    style = _style(evidence)
-    template = _environment().get_template("report.html")
+    if isinstance(evidence, ScoreEvidence):
+        from watermark.report.score_page import score_page
+
+        return score_page(evidence)
+    evidence = in_one_order(evidence)
+    style = style_of(evidence)
+    template = environment().get_template("report.html")
     text: str = template.render(
         e=evidence,
         style=style,
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        style_hash=hash_of(style),
         summary=summary(evidence),
         figures=figures(evidence),
         sheets=[sheet(document) for document in evidence.shown],
@@ -87,8 +95,8 @@ def page(evidence: Evidence) -> str:
         notes=notes(evidence),
         commands=commands(evidence),
         missing=missing(evidence),
-        created=_dated(evidence.created),
-        data=json.dumps(evidence.to_json(), indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False),
+        created=dated(evidence.created),
+        data=data_of(evidence),
     )
     return text
 
@@ -125,7 +133,8 @@ def _tile(token: ShownToken) -> Tile:
     return Tile(kind, piece.replace("\n", "↵\n") or "∅")
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """The templates: everything escaped, unseen characters named. Raises ExtraMissing without jinja2."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError:
@@ -143,18 +152,29 @@ def _environment() -> Any:
     return environment
 
 
-def _style(evidence: Evidence) -> str:
+def style_of(evidence: Sealed) -> str:
     """The style sheet; each printed sheet of paper carries the digest of its evidence."""
     foot = f'@page {{ @bottom-left {{ content: "evidence {evidence.digest[:32]}…"; font: 8pt sans-serif; }} }}\n'
     return resources.files("watermark.report").joinpath("report.css").read_text("utf-8") + foot
 
 
-def _in_one_order(evidence: Evidence) -> Evidence:
+def hash_of(style: str) -> str:
+    """What the page's policy allows: this style sheet, by its SHA-256 in base64."""
+    return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+
+
+def data_of(evidence: Sealed) -> str:
+    """The evidence as the JSON that the page holds."""
+    return json.dumps(evidence.to_json(), indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
+
+
+def in_one_order(evidence: E) -> E:
     """The evidence with sorted names: fresh from `detect` or read back, it gives the same page."""
-    return Evidence.from_json(json.loads(canonical_json(evidence.to_json())))
+    return type(evidence).from_json(json.loads(canonical_json(evidence.to_json())))
 
 
-def _dated(created: str) -> str:
+def dated(created: str) -> str:
+    """A time in words, or as it stands if it is none."""
     try:
         moment = datetime.fromisoformat(created)
     except ValueError:

@@ -11,6 +11,7 @@ from watermark.report.numbers import percent, span
 
 if TYPE_CHECKING:
     from watermark.evidence import Evidence
+    from watermark.scoring.evidence import ScoreEvidence
 
 _SAID = ("mismatches",)
 _DRAWN = ("share", "low", "high", "level", "method", "controls", "ambient")
@@ -37,7 +38,7 @@ class DoseWords:
     details: list[tuple[str, str]]
 
 
-def banner(evidence: Evidence) -> Banner | None:
+def banner(evidence: Evidence | ScoreEvidence) -> Banner | None:
     """None where no plan came with the run."""
     plan = evidence.plan
     if plan is None:
