@@ -23,6 +23,7 @@ from . import (
     probe,
     prompts,
     report,
+    scores,
     verify,
 )
 
@@ -49,6 +50,7 @@ for command in (
     doctor.doctor,
 ):
     app.command()(command)
+app.add_typer(scores.app, name="scores")
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,7 +11,9 @@ from . import console
 
 
 def report(
-    evidence: Annotated[Path, typer.Argument(help="The evidence file that `wmark detect --output` wrote.")],
+    evidence: Annotated[
+        Path, typer.Argument(help="The evidence file that `wmark detect` or `wmark scores detect` wrote.")
+    ],
     output: Annotated[Path, typer.Option(help="Write the page here.")] = Path("report.html"),
 ) -> None:
     """Write the evidence as one self-contained page.
@@ -20,6 +22,9 @@ def report(
     """
     from watermark.evidence import Evidence
     from watermark.report import render
+    from watermark.scoring.evidence import SCORE_EVIDENCE, ScoreEvidence
+    from watermark.scoring.tables import format_of
 
-    render(Evidence.load(evidence), output)
+    scored = format_of(evidence) == SCORE_EVIDENCE
+    render(ScoreEvidence.load(evidence) if scored else Evidence.load(evidence), output)
     console.say(f"report written to {output}")

@@ -1,4 +1,4 @@
-"""wmark verify: recompute evidence, or check the chain of a ledger or a query log."""
+"""wmark verify: recompute evidence of text or of scores, or check the chain of a ledger or a query log."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ def verify(
     cells: Annotated[
         Path | None, typer.Option(help="What was read of the suspect (detect --cells): needs no model, and no key.")
     ] = None,
+    case: Annotated[
+        Path | None, typer.Option(help="Of scores: what was read (scores detect --case); needs no key.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
     ] = None,
@@ -29,9 +32,13 @@ def verify(
 
     Example: wmark verify evidence.json --outputs suspect.jsonl --mark ours.wmark --report report.html
     Example: wmark verify evidence.json --cells cells.npz --mark ours.wmark
+    Example: wmark verify score-evidence.json --case case.npz --mark ours.wmark
     """
     from watermark.ledger import is_ledger, read_ledger, unfinished
     from watermark.probe.log import is_log, read_log, verify_log
+    from watermark.scoring.evidence import SCORE_EVIDENCE
+    from watermark.scoring.ledger import is_score_ledger, read_score_ledger
+    from watermark.scoring.tables import format_of
 
     left: list[str] = []
     if is_ledger(subject):
@@ -48,6 +55,14 @@ def verify(
         checks = [("query log", f"{len(requests):,} requests, chain unbroken, head {asked}")]
         if outputs is not None:
             checks.append(("outputs", f"every answer of {outputs.name} is the one that was logged"))
+    elif is_score_ledger(subject):
+        kept = list(read_score_ledger(subject))
+        rows, head = sum(record.rows for record in kept), kept[-1].hash if kept else "empty"
+        checks = [("ledger of scores", f"{len(kept):,} records of {rows:,} answers, chain unbroken, head {head}")]
+        if unfinished(subject):
+            console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
+    elif case is not None or format_of(subject) == SCORE_EVIDENCE:
+        checks, left = of_scores(subject, case=case, mark=mark, plan=plan, report=report)
     else:
         from watermark.mark import Watermark
         from watermark.report import taken_as_stated
@@ -68,3 +83,16 @@ def verify(
         print(f"{number}. {name}: {detail}")
     for sentence in left:
         console.say(sentence)
+
+
+def of_scores(
+    subject: Path, *, case: Path | None, mark: Path | None, plan: Path | None, report: Path | None
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Evidence of scores: what was recomputed, and what is taken as stated."""
+    from watermark.report.scores import scores_taken_as_stated, verify_scores
+    from watermark.scoring.mark import ScoreWatermark
+
+    used = None if mark is None else ScoreWatermark.load(mark)
+    found = verify_scores(subject, case=case, mark=used, plan=plan, page=report)
+    left = scores_taken_as_stated(subject, case=case, mark=used, plan=plan)
+    return [(check.name, check.detail) for check in found], left

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,58 @@ from watermark.scoring.evidence import Cost
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from watermark.scores.table import Table
+    from watermark.scoring.mark import ScoreWatermark
+
+EPSILONS = (0.005, 0.01, 0.02, 0.05)
 _BINS = 15
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a mark would cost at one epsilon."""
+
+    epsilon: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """rows: inputs. log_loss, brier, ece: of the clean answers, None without true classes. tuned: by epsilon."""
+
+    rows: int
+    log_loss: float | None
+    brier: float | None
+    ece: float | None
+    tuned: list[Tuned]
+
+
+def tune(
+    mark: ScoreWatermark,
+    inputs: Table,
+    clean: Any,
+    truth: Any | None = None,
+    *,
+    epsilons: Sequence[float] = EPSILONS,
+) -> Tuning:
+    """What the mark would cost on these inputs at each epsilon, under its own key and basis; nothing is served.
+
+    clean: the owner's answers (n,) or (n, C). truth: see `cost`. Raises OutputsInvalid for answers or an epsilon that
+    cannot be used, or for a mark of labels or embeddings, whose cost is not in these figures.
+    """
+    if mark.scheme.output not in ("probabilities", "values"):
+        raise OutputsInvalid(f"the cost of a mark of {mark.scheme.output} is not measured in these figures")
+    rows, tuned = mark.rows(clean), []
+    for epsilon in epsilons:
+        try:
+            other = replace(mark, scheme=replace(mark.scheme, epsilon=float(epsilon)))
+        except ValueError as error:
+            raise OutputsInvalid(str(error)) from None
+        tuned.append(Tuned(float(epsilon), cost(rows, other.tilt(rows, inputs), truth)))
+    if truth is None or mark.scheme.output != "probabilities":
+        return Tuning(len(rows), None, None, None, tuned)
+    known = np.asarray(truth).astype(np.intp)
+    return Tuning(len(rows), log_loss(rows, known), brier(rows, known), calibration_error(rows, known), tuned)
 
 
 def cost(clean: NDArray[np.float64], marked: NDArray[np.float64], truth: Any | None = None) -> Cost:
