@@ -210,7 +210,7 @@ def test_one_vote_for_each_cell_is_the_likeliest_token():
 def test_no_stage_bets_on_a_cell_again():
     rows, betting, seen = _rows(n=2_000), Betting(), set()
     for end in (5, 10, 20):
-        stage = betting.stage(rows.before(end), documents=end, tokens=100 * end)
+        stage = betting.stage(rows.before(end), reached=100 * np.arange(1, end + 1))
         cells = set(zip(stage.windows[:, 0].tolist(), stage.choices.tolist()))
         assert len(cells) == len(stage) > 0
         assert not cells & seen

@@ -14,7 +14,7 @@ import numpy as np
 
 from watermark.evidence import Anytime, Control, Growth, Statistic, Weighted
 from watermark.observe.text import VOTES
-from watermark.stats.anytime import EProcess
+from watermark.stats.anytime import EProcess, Looks
 from watermark.stats.combine import mean_evalue
 from watermark.stats.rank import rank_pvalue
 from watermark.stats.weighted import WeightedSum
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from watermark.mark import Watermark
     from watermark.observe import Observations, Stage
+    from watermark.observe.stages import Look
     from watermark.stats.laws import Alternative
 
 
@@ -118,17 +119,37 @@ def _growth(parts: Iterable[Stage], mark: Watermark, gamma: float, alternative: 
 
 
 class Bettor:
-    """The e-process of one mark over stages. names: the statistics bet on."""
+    """The e-process of one mark over stages. names: the statistics bet on.
+
+    Where weights grow with what is read, half of the stake goes to bets on new cells and half to looks at all cells;
+    the mean of two e-processes is one. Bets win early and keep what they won, looks use every weight at its best.
+    """
 
     def __init__(self, mark: Watermark, gamma: float, names: tuple[str, ...], alternative: Alternative) -> None:
-        self._mark, self._names = mark, names
+        self._mark, self._names, self._gamma, self._alternative = mark, names, gamma, alternative
         self.process = EProcess(gamma, statistics=len(names), alternative=alternative)
+        self.looks = Looks()
 
     def bet(self, stage: Stage) -> float:
         """log10 E after the stage."""
-        weights = [stage.weights[name] for name in self._names]
-        totals = self._mark.totals(stage.windows, stage.choices, np.stack(weights), [self._mark.key])[0]
-        return self.process.update(weights, [int(total) for total in totals])
+        won = self.process.update(*self._weighed(stage)) if len(stage) else self.process.log10_e
+        if stage.looks is None:
+            return won
+        for look in stage.looks:
+            self.looks.update(self._evalue(look))
+        return float(mean_evalue([won, self.looks.log10_e]))
+
+    def _evalue(self, look: Look) -> float:
+        """log10 of the mean e-value of the statistics, over all cells of a look."""
+        weights, totals = self._weighed(look)
+        laws = [WeightedSum(each, self._gamma) for each in weights]
+        each = [law.log10_evalue(total, alternative=self._alternative) for law, total in zip(laws, totals)]
+        return float(mean_evalue(np.array(each)))
+
+    def _weighed(self, part: Stage | Look) -> tuple[list[NDArray[np.int32]], list[int]]:
+        weights = [part.weights[name] for name in self._names]
+        totals = self._mark.totals(part.windows, part.choices, np.stack(weights), [self._mark.key])[0]
+        return weights, [int(total) for total in totals]
 
 
 def control(name: str, seen: Observations, mark: Watermark, *, gamma: float, alternative: Alternative) -> Control:

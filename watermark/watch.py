@@ -70,7 +70,7 @@ class Watch:
 
     def _look(self, answers: list[Output]) -> None:
         stage = self._read(answers) if self._weighted else self._voted(answers)
-        if not len(stage):
+        if not len(stage) and not stage.looks:
             return
         if self._bettor is None:
             gamma = self._mark.scheme.null.mean
@@ -80,7 +80,7 @@ class Watch:
     def _read(self, answers: list[Output]) -> Stage:
         gather(self._readings(answers), self._rules, self._gathered)
         read = self._gathered.finish(self._rules)
-        return self._betting.stage(read.rows, documents=len(read.names), tokens=int(read.tokens.sum()))
+        return self._betting.stage(read.rows, reached=read.tokens.cumsum())
 
     def _readings(self, answers: list[Output]) -> Iterable[Reading]:
         from watermark.probe.reading import read_logprobs, read_texts

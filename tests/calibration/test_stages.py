@@ -99,7 +99,15 @@ def _wealth(parts: list[Stage], keys: list, mark: Watermark) -> np.ndarray:
     gamma, names = mark.scheme.null.mean, list(parts[0].weights)
     bettors = [Bettors(len(keys)) for _ in names]
     mixture, wealth, peak, steps = np.zeros(len(keys)), np.zeros(len(keys)), np.zeros(len(keys)), []
+    looked, looks = np.full(len(keys), -np.inf), 0
     for part in parts:
+        for look in part.looks:
+            laws = [WeightedSum(look.weights[name], gamma) for name in names]
+            totals = mark.totals(look.windows, look.choices, np.stack([law.weights for law in laws]), keys)
+            each = [law.log10_evalue(column) * math.log(10) for law, column in zip(laws, totals.T)]
+            assert looks < 12
+            looked = np.logaddexp(looked, np.logaddexp.reduce(each, axis=0) - math.log(16 * len(names)))
+            looks += 1
         weights = np.stack([part.weights[name] for name in names])
         totals = mark.totals(part.windows, part.choices, weights, keys)
         for bettor, line, column in zip(bettors, weights, totals.T):
@@ -112,7 +120,8 @@ def _wealth(parts: list[Stage], keys: list, mark: Watermark) -> np.ndarray:
             staked = wealth + np.log1p(-np.exp(np.minimum(floor - wealth, 0.0)))
         wealth = np.logaddexp(floor, staked + now - mixture)
         mixture, peak = now, np.maximum(peak, wealth)
-        steps.append(wealth / math.log(10))
+        steps.append((np.logaddexp(wealth, looked) - math.log(2)) / math.log(10))
+    assert looks >= 2
     return np.stack(steps)
 
 

@@ -83,8 +83,7 @@ def read_stages(read: Read, often: Counts | None) -> Iterator[Stage]:
     """Growing parts of the readings, each with the cells that no earlier one has bet on."""
     betting = Betting(often)
     for end in stage_ends(read.tokens):
-        rows = read.rows.before(end)
-        yield betting.stage(rows, documents=end, tokens=int(read.tokens[:end].sum()))
+        yield betting.stage(read.rows.before(end), reached=read.tokens[:end].cumsum())
 
 
 def gather(readings: Iterable[Reading], rules: Rules, gathered: Gathered) -> None:

@@ -111,6 +111,33 @@ class EProcess:
         return float(np.logaddexp.reduce([each.log_wealth for each in self._bettors])) - math.log(self.statistics)
 
 
+@dataclass
+class Looks:
+    """Looks at everything read so far, at places fixed beforehand: V_t = Σ w_j E_j over the looks up to t.
+
+    E_j is any e-value of look j, over cells and weights that may all have been used before; w_j was fixed, Σ w_j = 1.
+    For any stopping time τ, E[V_τ] = Σ w_j E[E_j 1(j <= τ)] <= Σ w_j E[E_j] <= 1, and V never falls, so its supremum
+    is its end and P(sup V >= 1/α) <= α by Markov's inequality. Nothing is asked of how the E_j depend on each other:
+    unlike a bet, a look may use a coin again. Twelve looks share three quarters in equal parts, the rest has the last
+    quarter as w_j = 1/(4 k (k + 1)), k = 1, 2, ...
+
+    The caller's duty: where look j is made depends on nothing that depends on the key.
+    """
+
+    log10_e: float = -math.inf
+    count: int = 0
+
+    def update(self, log10_evalue: float) -> float:
+        """Takes the e-value of the next look; returns log10 V."""
+        if math.isnan(log10_evalue):
+            raise ValueError("an e-value must be a number, found NaN")
+        late = self.count - 11
+        share = 1 / 16 if self.count < 12 else 1 / (4 * late * (late + 1))
+        self.count += 1
+        self.log10_e = float(np.logaddexp(self.log10_e * _LOG10, log10_evalue * _LOG10 + math.log(share)) / _LOG10)
+        return self.log10_e
+
+
 class _Bettor:
     """The bets on one statistic. log_fixed: (c,) log wealth of each fixed bet; log_adaptive: of the predictable."""
 
