@@ -23,7 +23,7 @@ from watermark.report.drawing import (
     svg,
 )
 from watermark.report.numbers import NARROW, evalue, percent, pvalue, signed
-from watermark.report.score_words import PART_NAMES, per_channel, short
+from watermark.report.score_words import PART_NAMES, per_channel, share_of, short
 from watermark.scores.direction import scheme_from_json
 from watermark.scoring.detect import SCORE_POWER
 from watermark.stats.sphere import log10_pvalue
@@ -102,7 +102,7 @@ def share_and_power(evidence: ScoreEvidence, carried: Carried) -> Figure:
     """How probable it was to find a suspect by the share that it carries, and the share of this one beneath."""
     canvas = canvas_of({"left": 0.1, "right": 0.97, "bottom": 0.15, "top": 0.94}, size=(6.2, 3.5))
     upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=(3.4, 1), gridspec_kw={"hspace": 0.12})
-    low, high = min(-0.1, carried.low), max(1.1, carried.high, min(1.15 * carried.detectable, 3.0))
+    low, high = min(-0.1, carried.low - 0.05), max(1.1, carried.high + 0.05, min(1.15 * carried.detectable, 3.0))
     shares = np.linspace(low, high, 201)
     upper.set_xlim(100 * low, 100 * high)
     upper.plot(100 * shares, 100 * chance_of_finding(shares, carried), color=BLUE, linewidth=1.8)
@@ -117,7 +117,7 @@ def share_and_power(evidence: ScoreEvidence, carried: Carried) -> Figure:
     lower.plot([100 * carried.low, 100 * carried.high], [0, 0], color=ORANGE, linewidth=2.2, solid_capstyle="butt")
     lower.plot([100 * carried.share], [0], marker="D", markersize=6.5, color=ORANGE, linestyle="none")
     lower.annotate(
-        f"this suspect, {percent(carried.share, 0)}",
+        f"this suspect, {share_of(carried.share)}",
         (100 * carried.share, 0),
         xytext=(0, 8),
         textcoords="offset points",
@@ -131,12 +131,12 @@ def share_and_power(evidence: ScoreEvidence, carried: Carried) -> Figure:
     lower.spines["left"].set_visible(False)
     return Figure(
         name="carried",
-        title="How much of the mark is carried, and how much would have been found",
+        title="Share of the mark carried, and the chance of finding it",
         svg=svg(canvas, "carried"),
         caption=_carried_caption(evidence, carried),
         columns=("share carried", "chance of finding it"),
         rows=[
-            (percent(s, 0), percent(float(chance_of_finding(np.array(s), carried)), 1)) for s in _table_shares(carried)
+            (share_of(s), percent(float(chance_of_finding(np.array(s), carried)), 1)) for s in _table_shares(carried)
         ],
     )
 
@@ -258,11 +258,14 @@ def _draw_ours(axes: Any, test: KeyTest, edges: Any) -> None:
 
 def _legend(canvas: Any, axes: Any) -> None:
     """Above the picture, two in a row; the picture gives way to what it takes."""
+    from matplotlib.ticker import MaxNLocator
+
     handles, labels = axes.get_legend_handles_labels()
     rows = math.ceil(len(handles) / 2)
     height = 2.9 + 0.19 * (rows - 1)
     canvas.set_size_inches(6.2, height)
     canvas.subplots_adjust(top=1 - (0.12 + 0.2 * rows) / height, bottom=0.5 / height)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.legend(
         handles,
         labels,
@@ -285,7 +288,7 @@ def _draw_detectable(axes: Any, carried: Carried, high: float) -> None:
     low, high = axes.get_xlim()
     beyond = (x - low) / (high - low) > 0.45
     axes.annotate(
-        f"{percent(carried.detectable, 0)}: found with probability {percent(SCORE_POWER, 0)}",
+        f"{share_of(carried.detectable)} is found {10 * SCORE_POWER:.0f} times in 10",
         (x, y),
         xytext=(-8, 5) if beyond else (8, -14),
         textcoords="offset points",
@@ -301,11 +304,15 @@ def _table_shares(carried: Carried) -> list[float]:
 
 def _answers_axis(axes: Any, answers: list[int]) -> None:
     """Logarithmic, for each look has half as many answers more; some of them are named."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
     axes.set_xscale("log")
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     step = math.ceil(len(answers) / 6)
     named = answers[::-1][::step]
     axes.set_xticks(named, [f"{count:,}" for count in named])
-    axes.set_xticks(answers, minor=True, labels=[])
+    axes.set_xticks(answers, minor=True)
+    axes.xaxis.set_minor_formatter(NullFormatter())
     spread = answers[-1] / answers[0]
     axes.set_xlim(answers[0] / max(1.05, spread**0.03), answers[-1] * max(1.05, spread**0.03))
 
@@ -349,11 +356,11 @@ def _decoys_caption(evidence: ScoreEvidence, test: KeyTest) -> str:
 
 def _carried_caption(evidence: ScoreEvidence, carried: Carried) -> str:
     return (
-        f"Below: the suspect carries {percent(carried.share, 0)} of the mark, with its 95{NARROW}% interval "
-        f"{percent(carried.low, 0)} to {percent(carried.high, 0)}. Above: the chance that a suspect carrying that "
-        f"share would have been found at alpha = {evidence.alpha:g}; a normal approximation, from how the same share varies "
-        "under decoy keys. Where a suspect carries the mark, decoys vary more for it: the interval is then too wide "
-        "and the curve too pessimistic. The verdict rests on neither."
+        f"Below: the suspect carries {share_of(carried.share)} of the mark, with its 95{NARROW}% interval "
+        f"{share_of(carried.low)} to {share_of(carried.high)}. Above: the chance that a suspect carrying that "
+        f"share would have been found at alpha = {evidence.alpha:g}; a normal approximation, from how the same share "
+        "varies under decoy keys. Where a suspect carries the mark, decoys vary more for it: the interval is "
+        "then too wide and the curve too pessimistic. The verdict rests on neither."
     )
 
 

@@ -17,6 +17,7 @@ from watermark.report.score_words import (
     score_banner,
     score_limits,
     score_summary,
+    share_of,
     subject,
 )
 from watermark.scores.direction import scheme_from_json
@@ -63,7 +64,7 @@ def score_page(evidence: ScoreEvidence) -> str:
             tables=tables(evidence),
             examples=examples(evidence),
             mark=flat(evidence.mark),
-            committed=[(_COMMITTED[name], digest or "none") for name, digest in evidence.committed.items()],
+            committed=[(what, evidence.committed.get(name) or "none") for name, what in _COMMITTED.items()],
             options=flat(evidence.options),
             limits=score_limits(evidence),
             commands=commands(evidence),
@@ -181,16 +182,16 @@ def _carried(evidence: ScoreEvidence) -> list[Row]:
     carried = evidence.carried
     if carried is None:
         return [("Share carried", "–", f"not measured for {evidence.access}")]
-    span = numbers.span((carried.low, carried.high), 0)
+    span = f"{share_of(carried.low)} to {share_of(carried.high)}"
     return [
         (
             "Share carried",
-            numbers.percent(carried.share, 0),
+            share_of(carried.share),
             f"95 % interval {span}: slope on our own mark, 1.96 deviations of the same slope under decoy keys",
         ),
         (
             "Found with probability 90 %",
-            numbers.percent(carried.detectable, 0),
+            share_of(carried.detectable),
             "the share that a test of this level would have found; normal approximation, too pessimistic where the "
             "suspect carries the mark",
         ),

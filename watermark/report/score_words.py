@@ -51,8 +51,8 @@ LIMITS = (
     "Alpha is to be chosen before looking. Whoever tests many suspects, many keys or the same suspect again and again "
     "must correct for it, and say how often they looked.",
     "Absence of evidence is not evidence of absence. A suspect that learned from labels alone carries nothing of a "
-    "mark that keeps the first class. Averaging over several teachers, or true labels mixed in, dilutes the mark until no "
-    "test of this size can find it.",
+    "mark that keeps the first class. Averaging over several teachers, or true labels mixed in, dilutes the mark until "
+    "no test of this size can find it.",
     "The share carried measures how strongly the suspect's answers move along the mark. It is not the share of its "
     "training data that was ours.",
 )
@@ -98,6 +98,11 @@ def per_channel(answer: Sequence[float]) -> Sequence[float]:
     return answer[1:] if len(answer) == 2 and math.isclose(sum(answer), 1, abs_tol=1e-6) else answer
 
 
+def share_of(value: float) -> str:
+    """A share of the mark, which may be negative: "−6 %"."""
+    return percent(value, 0).replace("-", "−")
+
+
 def short(name: str) -> str:
     return name if len(name) <= 32 else name[:31] + "…"
 
@@ -118,8 +123,8 @@ def _found(evidence: ScoreEvidence) -> str:
     chance = 1 / math.sqrt(first.dimensions)
     text = (
         f"From the suspect's {evidence.queries:,} answers everything that needs no key was taken away. What is left "
-        f"has a cosine of {signed(first.cosine, 3)} with our key's secret direction, in {first.dimensions:,} dimensions; "
-        f"chance gives 0 give or take {chance:.2g}. Put to the same answers, "
+        f"has a cosine of {signed(first.cosine, 3)} with our key's secret direction, in {first.dimensions:,} "
+        f"dimensions; chance gives 0 give or take {chance:.2g}. Put to the same answers, "
         f"{beaten(first.rank_pvalue, len(first.decoys))}."
     )
     for test in evidence.tests[1:]:
@@ -130,8 +135,8 @@ def _found(evidence: ScoreEvidence) -> str:
     if evidence.carried is not None:
         c = evidence.carried
         text += (
-            f" The suspect carries {percent(c.share, 0)} of the mark (95{NARROW}% interval {percent(c.low, 0)} to "
-            f"{percent(c.high, 0)})."
+            f" The suspect carries {share_of(c.share)} of the mark (95{NARROW}% interval {share_of(c.low)} to "
+            f"{share_of(c.high)})."
         )
     return text
 
@@ -164,8 +169,8 @@ def _power(evidence: ScoreEvidence) -> str:
     reach = evidence.carried.detectable
     found = f"would have been found with probability {percent(SCORE_POWER, 0)} (normal approximation)"
     if reach > 1:
-        return f"Even a suspect that carries all of the mark could have been missed: {percent(reach, 0)} of it {found}."
-    return f"A suspect that carries {percent(reach, 0)} of the mark {found}; a weaker trace could have been missed."
+        return f"Even a suspect that carries all of the mark could have been missed: {share_of(reach)} of it {found}."
+    return f"A suspect that carries {share_of(reach)} of the mark {found}; a weaker trace could have been missed."
 
 
 def _next_step(evidence: ScoreEvidence) -> str:

@@ -5,6 +5,7 @@ A case holds all that was read and no key: with it a stranger draws every decoy 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watermark.errors import ReportInvalid, WatermarkError
+from watermark.evidence import Evidence
 from watermark.keys import decoy_keys
 from watermark.report.checks import Check, close, require
 from watermark.report.score_arithmetic import check_score_arithmetic, part_of
@@ -67,6 +69,16 @@ def verify_scores(
     if page is not None:
         checks.append(same_page(found, Path(page)))
     return checks
+
+
+def load_evidence(path: str | Path) -> Evidence | ScoreEvidence:
+    """The evidence in a file, of text or of scores. Raises ReportInvalid."""
+    try:
+        stored = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError):
+        stored = None
+    of_scores = isinstance(stored, dict) and stored.get("format") == ScoreEvidence.format
+    return ScoreEvidence.load(path) if of_scores else Evidence.load(path)
 
 
 def scores_taken_as_stated(

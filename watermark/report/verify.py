@@ -13,10 +13,10 @@ from watermark.outputs import Outputs
 from watermark.report.arithmetic import check_arithmetic
 from watermark.report.cells import check_cells
 from watermark.report.checks import Check, close
+from watermark.scoring.evidence import ScoreEvidence
 
 if TYPE_CHECKING:
     from watermark.mark import Watermark
-    from watermark.scoring.evidence import ScoreEvidence
     from watermark.tokenizer import Tokenizer
 
 _STATED_ELSEWHERE = ("created", "software", "shown", "inputs", "mark", "options", "plan", "dose")
@@ -41,6 +41,8 @@ def verify(
     read, its readings cannot be made from outputs, and `cells` holds them. plan: the one the evidence names, by
     digest. page: the HTML report must hold this evidence. `taken_as_stated` says what was not recomputed.
     """
+    if isinstance(evidence, ScoreEvidence):
+        raise ReportInvalid("this is evidence of scores", hint="verify_scores recomputes it")
     found = evidence if isinstance(evidence, Evidence) else Evidence.load(evidence)
     checks = [Check("digest", f"the evidence matches its digest {found.digest[:16]}…")]
     try:
