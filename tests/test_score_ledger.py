@@ -75,7 +75,7 @@ def test_hash_only_keeps_no_rows_and_its_hashes_are_the_documented_ones(path):
     (record, _) = written(path, mode="hash-only")
     assert b"Rome" not in path.read_bytes()
     assert b"0.71" not in path.read_bytes()
-    columns = {"age": [41.5, 30.0, None], "city": ["Köln", "", "Rome"]}
+    columns = [["age", [41.5, 30.0, None]], ["city", ["Köln", "", "Rome"]]]
     assert record.inputs_hash == columns_hash(record.salt, columns)
     with pytest.raises(LedgerInvalid, match="hash-only ledger; it holds no rows"):
         served_inputs(path)
@@ -106,7 +106,7 @@ def test_every_edit_is_named_by_its_line(path, change):
 def test_rows_changed_under_a_fresh_hash_do_not_match_the_salted_one(path):
     written(path, count=1)
     header, line = [json.loads(raw) for raw in path.read_bytes().splitlines()]
-    line["answers"]["c0"][0] = 0.3
+    line["answers"][0][1][0] = 0.3
     del line["hash"]
     line["hash"] = hashlib.sha256(canonical_json(line)).hexdigest()
     path.write_bytes(canonical_json(header) + b"\n" + canonical_json(line) + b"\n")
@@ -166,6 +166,14 @@ def test_rows_that_do_not_match_and_other_files_are_refused(path, tmp_path):
     (tmp_path / "text.jsonl").write_text("hello\n")
     with pytest.raises(LedgerInvalid, match="line 1: not a record of a ledger of scores"):
         list(read_score_ledger(tmp_path / "text.jsonl"))
+
+
+def test_columns_keep_their_order(path):
+    with ScoreLedger(path) as ledger:
+        ledger.append({"b": [1.0], "a": [2.0]}, [0.5], kid=KID)
+        ledger.append({"a": [4.0], "b": [3.0]}, [0.5], kid=KID)
+    assert {name: values.tolist() for name, values in served_inputs(path).columns.items()} == {"b": [1, 3], "a": [2, 4]}
+    assert served_inputs(path).names == ["b", "a"]
 
 
 def test_a_table_is_taken_as_it_is(path):

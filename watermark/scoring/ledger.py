@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCORE_LEDGER = "wmark-score-ledger/1"
 Mode = Literal["full", "hash-only"]
+Columns = list[list[Any]]
 _KIND = chain.Kind(
     SCORE_LEDGER,
     "ledger of scores",
@@ -42,7 +43,8 @@ class ScoreRecord:
     """One served batch. kid: of the key that marked it, the account's own where the mark has accounts.
 
     inputs_hash, answers_hash: SHA-256 over canonical JSON of [salt, columns], see `columns_hash`; salt is fresh for
-    each record. inputs, answers: columns by name, a missing value null; None in a hash-only ledger.
+    each record. inputs, answers: [[name, values], …] in the order of the columns, a missing value null; None in a
+    hash-only ledger.
     """
 
     seq: int
@@ -52,8 +54,8 @@ class ScoreRecord:
     salt: str
     inputs_hash: str
     answers_hash: str
-    inputs: dict[str, list[Any]] | None
-    answers: dict[str, list[Any]] | None
+    inputs: Columns | None
+    answers: Columns | None
     prev: str
     hash: str
 
@@ -171,16 +173,17 @@ def is_score_ledger(path: str | Path) -> bool:
     return chain.starts_as(path, _KIND)
 
 
-def columns_hash(salt: str, columns: dict[str, list[Any]]) -> str:
+def columns_hash(salt: str, columns: Columns) -> str:
     """SHA-256 over canonical JSON of [salt, columns], in hex."""
     return hashlib.sha256(canonical_json([salt, columns])).hexdigest()
 
 
-def to_columns(found: Table) -> dict[str, list[Any]]:
-    """A table as JSON values: numbers, words, null for a missing number."""
-    return {
-        name: [None if value != value else value for value in column.tolist()] for name, column in found.columns.items()
-    }
+def to_columns(found: Table) -> Columns:
+    """A table as JSON values: [[name, values], …], with numbers, words, and null for a missing number."""
+    return [
+        [name, [None if value != value else value for value in column.tolist()]]
+        for name, column in found.columns.items()
+    ]
 
 
 def _answers(given: Any) -> Table:
@@ -194,8 +197,8 @@ def _answers(given: Any) -> Table:
     return table(array, [f"c{i}" for i in range(array.shape[1])])
 
 
-def _length(columns: dict[str, list[Any]]) -> int:
-    return len(next(iter(columns.values()), []))
+def _length(columns: Columns) -> int:
+    return len(columns[0][1]) if columns else 0
 
 
 def _of(path: str | Path, kid: str | None) -> list[ScoreRecord]:
@@ -207,9 +210,9 @@ def _of(path: str | Path, kid: str | None) -> list[ScoreRecord]:
     return found
 
 
-def _stacked(path: str | Path, parts: list[dict[str, list[Any]] | None]) -> Table:
+def _stacked(path: str | Path, parts: list[Columns | None]) -> Table:
     """Batches below each other. A column that holds words anywhere is one of words."""
-    held = [part for part in parts if part is not None]
+    held = [{str(name): values for name, values in part} for part in parts if part is not None]
     if len(held) < len(parts):
         raise LedgerInvalid(
             f"{path} is a hash-only ledger; it holds no rows", hint="pass the logged inputs themselves, with --inputs"
@@ -238,7 +241,7 @@ def _records(path: Path, lines: Iterable[dict[str, Any]]) -> Iterator[ScoreRecor
                 part is None or (columns_hash(record.salt, part) == stated and _length(part) == record.rows)
                 for part, stated in ((record.inputs, record.inputs_hash), (record.answers, record.answers_hash))
             )
-        except (TypeError, AttributeError):
+        except (TypeError, ValueError, IndexError, KeyError):
             raise LedgerInvalid(f"{path}, line {number}: the record's fields are not those of {SCORE_LEDGER}") from None
         if not good:
             raise LedgerInvalid(f"{path}, line {number}: the rows do not match their hash")

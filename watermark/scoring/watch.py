@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class ScoreWatch:
     """Called with the answers so far, says how many are enough, or None. inputs, clean: the owner's, row by row.
 
-    surrogates: predictions (n, S, channels) that the test will take away too. log10_e: the e-process now; looks: distinct answers at each look so far. Raises OutputsInvalid for a level that is
-    none, or rows that do not match.
+    surrogates: predictions (n, S, channels) that the test will take away too. log10_e: the e-process now; looks:
+    distinct answers at each look so far. Raises OutputsInvalid for a level that is none, or rows that do not match.
     """
 
     def __init__(
