@@ -29,6 +29,7 @@ MANY = 8  # keys; a student of more is read in fewer ways
 CANDIDATES = 1000  # accounts among which those that taught a crowd's student are sought
 STRENGTHS = (0.5, 1.0, 2.0)
 NOBODY = 4  # keys that marked nothing, tested in every student
+LEDGER = ", ledger"  # ways in which windows count by how often they were served
 LONGEST = {"demo": 96, "smollm2": 112}
 
 
@@ -67,27 +68,43 @@ def tested(work: Path, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name in ("full-0", "unrelated"):
         if (setting / f"{name}.json").exists() and told["name"] != name and told["change"] != "retokenized":
             models[name] = Model.load(setting / name)
+    if teacher == "smollm2":
+        models["unrelated"] = Model.load("demo")  # another family, with another vocabulary
     scratch = work / "read" / told["path"]
     scratch.mkdir(parents=True, exist_ok=True)
     own = scratch / "own.jsonl"
     write_answers(student, _prompts(probes), own, mark=None, sampling=Sampling(LONGEST[teacher], batch=120, seed=9))
+    served = _served(setting / "marked.jsonl", mark, tokenizer) if teacher == "smollm2" else None
     ways: list[tuple[str, Path, str | None]] = [("text", own, None), ("text", own, "base")]
     if told["change"] != "retokenized":
         ways.append(("logits", probes, "base"))
+        if served is not None:
+            ways += [("logits, ledger", probes, "base"), ("logits, ledger", probes, None)]
     if not told["change"] and len(told["parts"]) <= MANY:  # every way; the others are read in the strongest ones
         listed = with_logprobs(student, tokenizer, own)
         ways += [("log-probabilities", listed, "base"), ("logits", probes, None)]
+        if served is not None:
+            ways += [("log-probabilities, ledger", listed, "base"), ("logits, ledger", probes, "unrelated")]
         ways += [("logits", probes, name) for name in models if name != "base"]
     if told["change"] != "retokenized" and len(told["parts"]) <= MANY:
         for (account, share), result in zip(keys, published(student, read(probes), marks), strict=True):
             yield _row(told, account, share, "published", None, asdict(result))
-    for access, outputs, reference in ways:
+    for named, outputs, reference in ways:
+        access = named.removesuffix(LEDGER)
         beside = models[reference] if reference else None
-        observed = seen(access, outputs, mark, tokenizer, student, beside)
+        often = served if named.endswith(LEDGER) else None
+        observed = seen(access, outputs, mark, tokenizer, student, beside, often)
         for (account, share), marked in zip(keys, marks, strict=True):
-            yield _row(
-                told, account, share, access, reference, _figures(judged(observed, access, reference, marked, outputs))
-            )
+            figures = _figures(judged(observed, access, reference, marked, outputs))
+            yield _row(told, account, share, named, reference, figures)
+
+
+def _served(answers: Path, mark: Any, tokenizer: Any) -> Any:
+    """How often each window stands in the marked answers that were served: what a ledger tells a provider."""
+    from watermark.observe import counted_windows
+    from watermark.outputs import Outputs
+
+    return counted_windows(Outputs(answers), mark, tokenizer) if answers.exists() else None
 
 
 def attributed(work: Path, told: dict[str, Any]) -> dict[str, Any]:
@@ -156,8 +173,19 @@ def _figures(evidence: Any) -> dict[str, Any]:
     figures = {"tokens": evidence.tokens_read, "votes_z": round(evidence.z, 3), "log10_p": round(evidence.log10_p, 2)}
     if evidence.weighted:
         figures["z"] = {s.name: round(s.z, 3) for s in evidence.weighted.statistics}
+        figures["exact"] = {s.name: round(s.log10_p, 2) for s in evidence.weighted.statistics}
         figures["log10_e"] = round(evidence.weighted.log10_e, 2)
+    if evidence.anytime:
+        figures["anytime"] = {
+            "log10_e": round(evidence.anytime.log10_e, 2),
+            "passed": {str(level): _passed(evidence.anytime.steps, level) for level in (3, 6)},
+        }
     return figures
+
+
+def _passed(steps: Any, level: int) -> int | None:
+    """Tokens read when the e-process first reached 10^level."""
+    return next((step.tokens for step in steps if step.log10_e >= level), None)
 
 
 def _row(

@@ -133,8 +133,8 @@ def test(work: Path, told: dict[str, Any]) -> Iterator[Row]:
                 )
 
 
-def seen(access: str, outputs: Path, mark: Any, tokenizer: Any, student: Any, reference: Any) -> Any:
-    """What `detect` reads, read once for all keys."""
+def seen(access: str, outputs: Path, mark: Any, tokenizer: Any, student: Any, reference: Any, often: Any = None) -> Any:
+    """What `detect` reads, read once for all keys. often: how often windows were served, as a ledger tells it."""
     from watermark.access import Found, Request, read
     from watermark.observe import observe
     from watermark.outputs import Outputs
@@ -142,9 +142,9 @@ def seen(access: str, outputs: Path, mark: Any, tokenizer: Any, student: Any, re
     if access == "text" and reference is None:
         return Found(observe(Outputs(outputs), mark, tokenizer=tokenizer))
     named = "text and reference" if access == "text" else access
-    request = Request(Outputs(outputs), mark, tokenizer)
+    request = Request(Outputs(outputs), mark, tokenizer, often=often)
     found = read(request, named, suspect=student, reference=reference, controls={}, say=lambda word, count: None)
-    return Found(found.seen)
+    return Found(found.seen, list(found.stages))
 
 
 def judged(found: Any, access: str, reference: str | None, mark: Any, outputs: Path) -> Any:
