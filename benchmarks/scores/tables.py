@@ -79,11 +79,11 @@ def _title(told: Row, rows: Sequence[Row]) -> list[str]:
 def _head(rows: Sequence[Row]) -> list[str]:
     return [
         "All figures are log10 p, exact whatever the suspect is; in brackets the same test of a double that learned",
-        "in the same way from unmarked answers. `fresh`: inputs that nobody asked before; `asked`: the inputs that the",
-        "thief asked, from the log. `alone`: only the owner's clean answers are taken away; `own`: surrogates that it",
-        "trained on inputs of its own go too; `logged`: surrogates trained on the logged inputs. `inputs`: the part of",
-        "thief asked, from the log. `alone`: only the owner's clean answers are taken away; `own`: surrogates too,",
-        "the least p by k.",
+        "in the same way from unmarked answers. `fresh`: inputs that nobody asked before; `asked`: the inputs that",
+        "the thief asked, from the log. `alone`: only the owner's clean answers are taken away; `own`: so are",
+        "surrogates that it trained on inputs of its own; `logged`: surrogates trained on the logged inputs.",
+        "`inputs`: the part of a two-tier key (own = 0.3) that is for single inputs, on the log. Whoever looks at k",
+        "of these tests multiplies the least p by k.",
         "",
     ]
 
