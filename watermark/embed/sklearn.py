@@ -21,7 +21,7 @@ try:
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.validation import check_is_fitted
 except ImportError:
-    raise ExtraMissing("scikit-learn", "scores", "marking an estimator") from None
+    raise ExtraMissing("scikit-learn 1.6 or later", "sklearn", "marking an estimator") from None
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
