@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tasks import Array, taught
 
 from watermark.keys import decoy_keys
 from watermark.scores import Marker
-from watermark.scoring.residual import residual
+from watermark.scoring.residual import channels_of, residual
 
 if TYPE_CHECKING:
     from study import Cell
@@ -21,26 +22,26 @@ KEYS, NAIVE = 10_000, 1000
 ALPHAS = (0.05, 0.01, 0.001)
 
 
-def innocents(bench: Bench, basis: Any) -> dict[str, Array]:
-    """Answers of suspects that never saw the keys tested: their probabilities of the second class (n,)."""
+def innocents(bench: Bench, basis: Any) -> Iterator[tuple[str, Array]]:
+    """Suspects that never saw the keys tested, and their answers to the probes (n, channels)."""
     x, clean, probes = bench.rows("thief"), bench.clean("thief"), bench.rows("probes")
-    labels = bench.task.labels("thief", bench.n)
-    hot = np.column_stack([1 - labels, labels])
+    labels, classes = bench.task.labels("thief", bench.n), bench.task.channels
+    hot = np.eye(classes)[labels.astype(int)]
 
     def shown(kind: str, rows: Array, answers: Array) -> Array:
-        return student(kind, rows, answers, output="probabilities", seed=1)(probes)[:, 1]
+        return student(kind, rows, answers, output="probabilities", seed=1)(probes)
 
+    yield "boosted, of clean answers", shown("boosted", x, clean)
+    yield "network, of clean answers", shown("network", x, clean)
+    yield "small boosted, of clean answers", shown("small", x, clean)
+    yield "forest, of clean answers", shown("forest", x, clean)
+    yield "independent, own labels", taught("boosted", x, labels, "probabilities")(probes)
     other = Marker(the_scheme(bench.task, 0.05), basis, the_key(99)).tilt(clean, x)
-    return {
-        "boosted, of clean answers": shown("boosted", x, clean),
-        "network, of clean answers": shown("network", x, clean),
-        "small boosted, of clean answers": shown("small", x, clean),
-        "forest, of clean answers": shown("forest", x, clean),
-        "independent, own labels": taught("boosted", x, labels, "probabilities")(probes)[:, 1],
-        "boosted, of another key's answers": shown("boosted", x, other),
-        "nearly constant": 0.5 + 1e-6 * (probes[:, 0] > 0),
-        "overfitted to 300 labels": shown("neighbours", x[:300], hot[:300]),
-    }
+    yield "boosted, of another key's answers", shown("boosted", x, other)
+    tilted = np.full((len(probes), classes), 1 / classes)
+    tilted[:, 0] += 1e-6 * (probes[:, 0] > np.median(probes[:, 0]))
+    yield "nearly constant", tilted / tilted.sum(axis=1, keepdims=True)
+    yield "overfitted to 300 labels", shown("neighbours", x[:300], hot[:300])
 
 
 def measured(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -50,16 +51,23 @@ def measured(cell: Cell, folder: Path) -> dict[str, Any]:
     bench = bench_of(cell.task, cell.n, cell.probes, folder)
     scheme = the_scheme(bench.task, 0.02)
     basis = the_basis(cell.task, cell.size, cell.kind)
-    phi, clean = basis.features(bench.rows("probes")), bench.clean("probes")
-    directions = np.column_stack([scheme.matrix(key, basis.size)[:, 0] for key in decoy_keys(b"exactness", KEYS)])
-    marks = np.tanh(4 * phi @ directions[:, :NAIVE] / np.sqrt(basis.size))
-    found: dict[str, Any] = {"keys": KEYS, "naive keys": NAIVE, "dimensions": basis.size}
-    for name, answers in innocents(bench, basis).items():
-        told: dict[str, Any] = {}
-        for which, near in (("own surrogates", bench.surrogates("own")[:, :, 1:]), ("no surrogates", None)):
-            read = residual(answers[:, None], clean[:, 1:], phi, near).coefficients[:, 0]
-            told[which] = rates(upper_tail(cosines(read, directions), basis.size))
-        naive = naive_log10_p(answers - clean[:, 1], marks)
+    phi, clean = basis.features(bench.rows("probes")), channels_of(bench.clean("probes"), scheme)
+    own = bench.surrogates("own")
+    own = own[:, :, 1:] if scheme.width == 1 else own
+    matrices = [scheme.matrix(key, basis.size) for key in decoy_keys(b"exactness", KEYS)]
+    directions = np.column_stack([matrix.ravel() for matrix in matrices])
+    channel = scheme.width - 1
+    last = np.column_stack([matrix[:, channel] for matrix in matrices[:NAIVE]])
+    marks = np.tanh(4 * phi @ last / np.sqrt(basis.size))
+    dimensions = scheme.dimensions(basis.size)
+    found: dict[str, Any] = {"keys": KEYS, "naive keys": NAIVE, "dimensions": dimensions}
+    for name, all_answers in innocents(bench, basis):
+        answers, told = channels_of(all_answers, scheme), dict[str, Any]()
+        for which, near in (("own surrogates", own), ("no surrogates", None)):
+            read = residual(answers, clean, phi, near).coefficients
+            read = read - read.mean(axis=1, keepdims=True) if scheme.zero_sum else read
+            told[which] = rates(upper_tail(cosines(read.ravel(), directions), dimensions))
+        naive = naive_log10_p(answers[:, channel] - clean[:, channel], marks)
         told["naive"] = rates(10.0**naive) | {"least log10 p": float(naive.min())}
         found[name] = told
     return found

@@ -75,11 +75,15 @@ def cells(quick: bool) -> Iterator[Cell]:
     for who in both:
         yield Cell("power", "five", who)
     yield from _real(quick)
-    yield from (Cell("exact", "binary", kind=kind) for kind in (("kernel",) if quick else ("kernel", "additive")))
+    yield Cell("exact", "binary")
+    if not quick:
+        yield Cell("exact", "movies")
+        yield Cell("exact", "cuts")
+        yield Cell("exact", "binary", kind="additive")
     for size in (24,) if quick else (24, 64, 128):
         yield Cell("embeddings", "embeddings", "network", epsilon=0.05, size=size, probes=10_000)
-    yield from _baselines(quick)
     yield from _hard(quick)
+    yield from _baselines(quick)
     yield from _grids(quick)
 
 
@@ -103,7 +107,7 @@ def _baselines(quick: bool) -> Iterator[Cell]:
         probes, n = (10_000, 5_000) if name in SMALL else (20_000, 20_000)
         for epsilon in (0.02, 0.05):
             for who in ("cnn",) if name == "digits" else ("boosted", "network"):
-                if epsilon == 0.05 or name in ("binary", "five"):
+                if (epsilon == 0.05 and name != "five") or (name in ("binary", "five") and epsilon == 0.02):
                     yield Cell("baselines", name, who, n=n, epsilon=epsilon, probes=probes)
     yield Cell("thresholds", "binary")
 
@@ -140,9 +144,19 @@ def _hard(quick: bool) -> Iterator[Cell]:
             yield Cell("hard", "binary", who, own=0.3, change=change, amount=amount, epsilon=0.05)
 
 
+def _choices() -> Iterator[Cell]:
+    """Other bases on real data."""
+    for name in ("diamonds", "cuts", "flights", "digits", "cancer"):
+        n, probes = (5_000, 10_000) if name in SMALL else (20_000, 20_000)
+        for size, kind in ((50, "kernel"), (100, "kernel"), (400, "kernel"), (200, "additive")):
+            for who in ("network",) if name == "digits" else ("boosted", "network"):
+                yield Cell("choices", name, who, n=n, epsilon=0.05, size=size, kind=kind, probes=probes)
+
+
 def _grids(quick: bool) -> Iterator[Cell]:
     if quick:
         return
+    yield from _choices()
     for who in ("boosted", "network"):
         for n in (1000, 5000, 20_000):
             for epsilon in (0.005, 0.01, 0.02, 0.05):

@@ -44,7 +44,7 @@ def publish(work: Path, folder: Path, command: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     told = {**_described(command), "cells": rows}
     write_whole(folder / "scores.json", (json.dumps(told, separators=(",", ":")) + "\n").encode())
-    parts = (_head, _power, _few, _real, _costs, _exact, _published, _thresholds, _vectors, _hard, _grid)
+    parts = (_head, _power, _few, _real, _choices, _costs, _exact, _published, _thresholds, _vectors, _hard, _grid)
     page = "\n".join([*_title(told, rows), *(line for part in parts for line in part(rows))])
     path = folder / "scores.md"
     before = path.read_text("utf-8") if path.exists() else ""
@@ -143,6 +143,26 @@ def _real(rows: Sequence[Row]) -> list[str]:
     return [*lines, ""]
 
 
+def _choices(rows: Sequence[Row]) -> list[str]:
+    chosen = [row for row in rows if row["group"] in ("choices", "real") and row["epsilon"] == 0.05 and not row["own"]]
+    tasks = {row["task"] for row in rows if row["group"] == "choices"}
+    lines = ["### Other bases", "", "epsilon 0.05, no per-input part; fresh own / fresh logged / asked logged.", ""]
+    kinds = [(50, "kernel"), (100, "kernel"), (200, "kernel"), (400, "kernel"), (200, "additive")]
+    lines += _header("data, student", *(f"{kind}, {size}" for size, kind in kinds))
+    for name, group in _grouped(chosen, lambda r: (list(TASKS).index(r["task"]), r["student"])):
+        if list(TASKS)[name[0]] not in tasks:
+            continue
+        by = {(row["size"], row["kind"]): row["found"]["marked"] for row in group}
+        shown = [
+            " / ".join(f"{by[k][test]:.1f}" for test in ("fresh own", "fresh logged", "asked logged"))
+            if k in by
+            else ""
+            for k in kinds
+        ]
+        lines.append(_row(f"{list(TASKS.values())[name[0]]}, {name[1]}", *shown))
+    return [*lines, ""]
+
+
 def _costs(rows: Sequence[Row]) -> list[str]:
     lines = ["### What marking cost", "", "On rows with true labels that nobody learned from; change by the mark.", ""]
     lines += _header("data", "epsilon", "own", "rows", "largest move", "flips", "accuracy", "log loss", "Brier", "ECE")
@@ -170,7 +190,7 @@ def _exact(rows: Sequence[Row]) -> list[str]:
         found = row["found"]
         keys, alphas = found["keys"], ("0.05", "0.01", "0.001")
         bounds = ", ".join(f"{2 * (float(a) * (1 - float(a)) / keys) ** 0.5:.4f} at {a}" for a in alphas)
-        lines += [f"## Exactness, {row['kind']} basis", ""]
+        lines += [f"## Exactness: {TASKS[row['task']]}, {row['kind']} basis, {found['dimensions']:,} dimensions", ""]
         lines += [
             f"Share of {keys:,} keys that each innocent suspect is rejected under, by our test; two binomial standard",
             f"errors are {bounds}; * is beyond. The naive test (Pearson's correlation of the suspect's deviation",
