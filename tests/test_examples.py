@@ -13,6 +13,7 @@ SAYS = {
     "03_report_and_verify": "refused:",
     "04_write_a_scheme": "",
     "05_read_an_open_model": "e-process log10 E",
+    "06_wrap_classifier": "predictions that changed: 0",
 }
 
 

@@ -367,7 +367,6 @@ def narrowed(found: ScoreEvidence) -> ScoreEvidence:
 
 
 CAUGHT_BY_CASE = {
-    "share's deviation": (narrowed, "deviation of the share"),
     "explained": (lambda e: replace(e, explained=0.0), "explained"),
     "method": (lambda e: replace(e, method="read in the stars"), "method"),
     "duplicates": (lambda e: replace(e, duplicates=3), "duplicates"),
@@ -403,6 +402,7 @@ def share_moved(e: ScoreEvidence) -> ScoreEvidence:
 
 
 CAUGHT_BY_KEY = {
+    "share's deviation": (narrowed, "deviation of the share"),
     "share": (share_moved, "share of the share carried"),
     "look": (lambda e: replace(e, looks=[replace(e.looks[0], log10_p=-3.0), *e.looks[1:]]), "the look after 100"),
     "cost": (lambda e: replace(e, cost=replace(e.cost, root_mean_square=0.001)), "the cost"),
@@ -458,7 +458,7 @@ def test_the_plan_is_compared(bench: Bench) -> None:
     with pytest.raises(ReportInvalid, match="without a plan"):
         verify_scores(bench.found, plan=bench.folder / "plan.json")
     swapped = replace(bench.planned, committed=bench.planned.committed | {"queries": "0" * 64})
-    with pytest.raises(ReportInvalid, match="the inputs of the run departs"):
+    with pytest.raises(ReportInvalid, match="the inputs is not the planned one"):
         verify_scores(swapped, plan=bench.folder / "plan.json")
     with pytest.raises(ReportInvalid):
         verify_scores(bench.planned, plan=bench.folder / "absent.json")

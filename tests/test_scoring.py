@@ -424,3 +424,67 @@ def test_power_is_that_of_the_level():
 
 def _values(seed):
     return 10 + 3 * np.log(scores(inputs(3000, seed), 5)[:, 0] + 0.05)
+
+
+def test_a_marker_is_not_pickled(world):
+    import pickle
+
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(world[0]._marker)
+
+
+def test_labels_that_were_served_alone_are_not_tested(world, exposed):
+    mark, _, _, probes, b, _ = world
+    with pytest.raises(EmbeddingRefused, match="seen nothing of the key"):
+        detect_scores(mark, probes, exposed[0], b, served="labels")
+
+
+def test_a_stopped_run_is_held_to_the_planned_inputs_up_to_its_look(world, exposed):
+    mark, _, _, probes, b, predictions = world
+    plan = plan_scores(mark, probes, b, surrogates=predictions, stopping="e-process")
+    count = look_points(len(probes), mark.basis.size)[3]
+    some = slice(count)
+    kept = detect_scores(
+        mark, probes[some], exposed[0][some], b[some], surrogates=predictions[some], plan=plan, stopped=True
+    )
+    assert kept.plan["status"] == "confirmatory"
+    with pytest.raises(PlanMismatch, match="the inputs is not the planned one"):
+        detect_scores(
+            mark, probes[1:][some], exposed[0][1:][some], b[1:][some], surrogates=predictions[1:][some], plan=plan,
+            stopped=True,
+        )  # fmt: skip
+    off = slice(count + 5)  # between two looks
+    with pytest.raises(PlanMismatch, match="the inputs is not the planned one"):
+        detect_scores(mark, probes[off], exposed[0][off], b[off], surrogates=predictions[off], plan=plan, stopped=True)
+
+
+def test_after_early_stopping_only_fixed_looks_bet(world, exposed):
+    mark, _, _, probes, b, _ = world
+    count = look_points(len(probes), mark.basis.size)[3] + 5
+    evidence = detect_scores(mark, probes[:count], exposed[0][:count], b[:count], stopped=True)
+    assert evidence.looks[-1].answers == count
+    assert evidence.looks[-1].log10_e == evidence.looks[-2].log10_e
+
+
+def test_a_plan_minds_logged_inputs_alpha_and_unanswered_ones(world, exposed):
+    mark, _, _, probes, b, _ = world
+    plan = plan_scores(mark, probes, b, logged=True)
+    with pytest.raises(PlanMismatch, match="logged ones"):
+        detect_scores(mark, probes, exposed[0], b, plan=plan)
+    plan = plan_scores(mark, probes, b, alpha=0.01)
+    with pytest.raises(PlanMismatch, match="alpha is 0.001, planned was 0.01"):
+        detect_scores(mark, probes, exposed[0], b, plan=plan, alpha=0.001)
+    silent = exposed[0].copy()
+    silent[:9] = np.nan
+    assert detect_scores(mark, probes, silent, b, plan=plan).plan["status"] == "confirmatory"
+
+
+def test_truth_is_that_of_the_rows_that_were_kept(world, exposed):
+    mark, _, _, probes, b, _ = world
+    truth = (np.random.default_rng(0).random(len(b)) < b).astype(int)
+    silent = exposed[0].copy()
+    silent[:9] = np.nan
+    evidence = detect_scores(mark, probes, silent, b, truth=truth)
+    assert evidence.cost.log_loss is not None
+    with pytest.raises(OutputsInvalid, match="3 true answers for 4000 inputs"):
+        detect_scores(mark, probes, silent, b, truth=truth[:3])

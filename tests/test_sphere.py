@@ -31,7 +31,7 @@ def test_deep_tails_go_on_where_the_beta_function_underflows():
         expected = (logsumexp(logs) + np.log(t[1] - t[0]) - betaln(0.5, (dimensions - 1) / 2)) / np.log(10)
         assert log10_pvalue(cosine, dimensions) == pytest.approx(expected, abs=0.02)
         assert log10_pvalue(cosine, dimensions) < -260
-    assert log10_pvalue(1.0, 100) == -np.inf
+    assert -800 < log10_pvalue(1.0, 100) < -700
 
 
 def test_deep_and_shallow_formula_meet():

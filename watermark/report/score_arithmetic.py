@@ -19,7 +19,8 @@ import numpy as np
 from watermark.errors import ReportInvalid
 from watermark.report.checks import Check, require
 from watermark.scores.direction import Direction, scheme_from_json
-from watermark.scoring.detect import SCORE_NULL, SCORE_POWER, key_test, look_points, together, verdict_of_scores
+from watermark.scoring.case import look_points
+from watermark.scoring.detect import SCORE_NULL, SCORE_POWER, key_test, level_of_each, together, verdict_of_scores
 from watermark.stats.laws import Alternative
 from watermark.stats.sphere import log10_pvalue
 
@@ -204,7 +205,8 @@ def _carried(found: ScoreEvidence, scheme: Direction) -> None:
     carried: Carried = found.carried
     if carried.deviation <= 0:
         raise ReportInvalid(f"the deviation of the share carried is stated as {carried.deviation}")
-    reach = carried.deviation * float(ndtri(SCORE_POWER) - ndtri(found.alpha))
+    level = level_of_each(found.alpha, len(found.tests), found.alternative)  # type: ignore[arg-type]
+    reach = carried.deviation * float(ndtri(SCORE_POWER) - ndtri(level))
     expected = {
         "low": carried.share - 1.96 * carried.deviation,
         "high": carried.share + 1.96 * carried.deviation,

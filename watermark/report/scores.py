@@ -25,6 +25,7 @@ from watermark.scoring.detect import (
     cost_of,
     direction_test,
     input_test,
+    level_of_each,
     looks_at,
     method_of,
     share_carried,
@@ -147,7 +148,6 @@ def _check_case(found: ScoreEvidence, path: Path, mark: ScoreWatermark | None) -
     tests = _tests_again(found, case, asked, alternative)
     for stated, again in zip(found.tests, tests, strict=True):
         _same_numbers(f"the decoys' cosines of the {stated.part} test", stated.decoys, again.decoys)
-    _same_share(found, case, asked, ours=mark is not None)
     for shown in found.shown:
         for name, rows in (("clean", case.clean), ("suspect", case.suspect)):
             require(
@@ -214,13 +214,14 @@ def _tests_again(found: ScoreEvidence, case: Case, mark: ScoreWatermark, alterna
     return made
 
 
-def _same_share(found: ScoreEvidence, case: Case, mark: ScoreWatermark, *, ours: bool) -> None:
-    """The share carried; its deviation comes from decoy keys alone, the rest where the key is `ours`."""
-    again = share_carried(mark, case, found.seed, found.alpha)
+def _same_share(found: ScoreEvidence, case: Case, mark: ScoreWatermark) -> None:
+    """The share carried and its deviation, which is of what is left when our own mark is gone."""
+    level = level_of_each(found.alpha, len(found.tests), found.alternative)  # type: ignore[arg-type]
+    again = share_carried(mark, case, found.seed, level)
     if found.carried is None or again is None:
         require("the share carried", found.carried, again)
         return
-    for name in ("deviation", "detectable", *(("share", "low", "high") if ours else ())):
+    for name in ("share", "deviation", "low", "high", "detectable"):
         require(f"{name} of the share carried", getattr(found.carried, name), getattr(again, name))
 
 
@@ -230,7 +231,8 @@ def _under_our_key(
     """Everything that only the key gives."""
     for stated, again in zip(found.tests, tests, strict=True):
         require(f"our cosine of the {stated.part} test", stated.cosine, again.cosine)
-    looks = [asdict(look) for look in looks_at(mark, case, alternative)]
+    _same_share(found, case, mark)
+    looks = [asdict(look) for look in looks_at(mark, case, alternative, stopped=found.stopped)]
     for stated_look, look in zip(found.looks, looks, strict=True):
         require(f"the look after {look['answers']} answers", asdict(stated_look), look)
     for control in found.controls:
@@ -256,7 +258,7 @@ def _same_numbers(name: str, stated: Sequence[float], computed: Sequence[float])
 
 def _same_plan(found: ScoreEvidence, path: Path) -> Check:
     """The plan is the stated one, and what the evidence says of itself is what was planned, or listed as departing."""
-    from watermark.scoring.plan import read_score_plan
+    from watermark.scoring.plan import Run, departures_of, read_score_plan
 
     planned = read_score_plan(path)
     if found.plan is None:
@@ -265,20 +267,19 @@ def _same_plan(found: ScoreEvidence, path: Path) -> Check:
         raise ReportInvalid(f"{path} is not the plan of this evidence: its digest is {planned.digest[:16]}…")
     if not math.isclose(planned.level, found.alpha):
         raise ReportInvalid(f"the run was held to alpha = {found.alpha:g}, its plan to {planned.level:g}")
-    has = found.committed
-    kept = [
-        ("the key", found.mark.get("commitment"), planned.mark["commitment"]),
-        ("the basis", has["basis"], planned.basis),
-        ("the surrogates' predictions", has["surrogates"], planned.surrogates),
-        ("the alternative", found.alternative, planned.alternative),
-    ]
-    if planned.stopping == "none" or not found.stopped:
-        kept += [("the inputs", has["queries"], planned.queries), ("the clean answers", has["clean"], planned.clean)]
-    for what, now, then in kept:
-        listed = any(str(item).startswith(what) for item in found.plan["mismatches"])
-        if (now != then) != listed:
-            said = "is said to depart" if listed else "departs"
-            raise ReportInvalid(
-                f"{what} of the run {said} from the plan in {path}, which the evidence does not bear out"
-            )
+    run = Run(
+        commitment=str(found.mark.get("commitment")),
+        committed=found.committed,
+        count=found.queries,
+        alpha=None,
+        alternative=found.alternative,
+        stopped=found.stopped,
+        logged=found.options.get("logged") is True,
+    )
+    departs = departures_of(planned, run)
+    listed = [item for item in found.plan["mismatches"] if not str(item).startswith("alpha ")]
+    if departs != listed:
+        raise ReportInvalid(
+            f"the run's departures from {path} are {departs or 'none'}, the evidence says {listed or 'none'}"
+        )
     return Check("plan", f"{path.name} is the plan with digest {planned.digest[:16]}…, made {planned.created}")

@@ -156,6 +156,9 @@ class Marker:
         smooth = math.sqrt(1 - scheme.own) * self._smooth()
         self._weights, self._offset = basis.folded(smooth)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a marker holds a key and is not pickled; save its watermark to a file instead")
+
     def _smooth(self) -> NDArray[np.float64]:
         """The whole smooth direction, scaled so that z has unit variance on the reference."""
         size, scheme = self.basis.size, self.scheme

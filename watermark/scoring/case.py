@@ -21,7 +21,7 @@ from watermark.errors import OutputsInvalid, ReportInvalid
 from watermark.files import canonical_json, write_whole
 from watermark.scores import keyed
 from watermark.scores.basis import Basis
-from watermark.scores.direction import Direction, as_rows
+from watermark.scores.direction import Direction, as_rows, scheme_from_json, scheme_to_json
 from watermark.scores.table import Table, table
 from watermark.scoring.answers import Answers, suspect_answers
 from watermark.scoring.residual import Residual, channels_of, label_residual, residual
@@ -39,7 +39,8 @@ class Case:
     """One suspect, read. Rows are distinct inputs that were answered, in the order they were asked.
 
     inputs: their columns; clean, suspect: (n, channels); surrogates: (n, S, channels) or None. controls: other
-    models' answers (n, channels) by name. shows: what the suspect shows, "scores" or "labels".
+    models' answers (n, channels) by name. shows: what the suspect shows, "scores" or "labels". asked: digests of all
+    distinct inputs, answered or not. rows: which of the `given` rows are here, None in a case read from its file.
     """
 
     scheme: Direction
@@ -53,6 +54,9 @@ class Case:
     duplicates: int = 0
     unanswered: int = 0
     notes: tuple[str, ...] = ()
+    asked: dict[str, str] = field(default_factory=dict)
+    rows: NDArray[np.intp] | None = None
+    given: int = 0
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -88,7 +92,8 @@ class Case:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that was read; decoys are seeded by it, so that nobody can choose them."""
-        digest = hashlib.sha256(CASE.encode() + self.basis.digest.encode() + self.shows.encode())
+        told = [CASE, self.basis.digest, scheme_to_json(self.scheme), self.shows, self.duplicates, self.unanswered]
+        digest = hashlib.sha256(canonical_json([*told, list(self.notes)]))
         digest.update(table_digest(self.inputs).encode())
         for name, part in (
             ("clean", self.clean),
@@ -101,18 +106,15 @@ class Case:
 
     @property
     def committed(self) -> dict[str, str]:
-        """Digests of what should have been fixed before the suspect was asked."""
-        return {
-            "basis": self.basis.digest,
-            "queries": table_digest(self.inputs),
-            "clean": hashlib.sha256(_bytes(self.clean)).hexdigest(),
-            "surrogates": "" if self.surrogates is None else hashlib.sha256(_bytes(self.surrogates)).hexdigest(),
-        }
+        """Digests of what should have been fixed before the suspect was asked, whether it answered or not."""
+        return self.asked if self.unanswered else self.committed_to(len(self))
+
+    def committed_to(self, count: int) -> dict[str, str]:
+        """The same of the first `count` rows."""
+        return committed(self.basis, self.inputs, self.clean, self.surrogates, count)
 
     def save(self, path: str | Path) -> None:
         """Writes the case, whole or not at all."""
-        from watermark.scores.direction import scheme_to_json
-
         described = {
             "format": CASE,
             "scheme": scheme_to_json(self.scheme),
@@ -123,6 +125,7 @@ class Case:
             "duplicates": self.duplicates,
             "unanswered": self.unanswered,
             "notes": list(self.notes),
+            "asked": self.asked,
         }
         arrays: dict[str, Any] = {f"input_{i}": column for i, column in enumerate(self.inputs.columns.values())}
         arrays |= {f"control_{i}": answers for i, answers in enumerate(self.controls.values())}
@@ -136,8 +139,6 @@ class Case:
     @classmethod
     def load(cls, path: str | Path) -> Case:
         """Reads a case. Raises ReportInvalid."""
-        from watermark.scores.direction import scheme_from_json
-
         try:
             with np.load(Path(path), allow_pickle=False) as held:
                 described = json.loads(held["described"].tobytes())
@@ -156,6 +157,7 @@ class Case:
                     duplicates=described["duplicates"],
                     unanswered=described["unanswered"],
                     notes=tuple(described["notes"]),
+                    asked=described["asked"],
                 )
         except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise ReportInvalid(f"{path} is no readable case of scores: {error}") from None
@@ -191,6 +193,8 @@ def read_case(
     first[keyed.distinct(coordinates)] = True
     kept = np.flatnonzero(answered & first)
     wanted = Table({name: found.columns[name] for name in basis.names})
+    once = np.flatnonzero(first)
+    owners = None if predictions is None else predictions[once]
     return Case(
         scheme=scheme,
         basis=basis,
@@ -203,7 +207,32 @@ def read_case(
         duplicates=int((~first).sum()),
         unanswered=int((~answered & first).sum()),
         notes=said.notes,
+        asked=committed(basis, wanted.rows(once), owner[once], owners, len(once)),
+        rows=kept,
+        given=len(found),
     )
+
+
+def committed(
+    basis: Basis, inputs: Table, clean: NDArray[np.float64], surrogates: NDArray[np.float64] | None, count: int
+) -> dict[str, str]:
+    """SHA-256 of the basis, and of the first `count` inputs, clean answers and surrogates' predictions."""
+    some = slice(count)
+    return {
+        "basis": basis.digest,
+        "queries": table_digest(inputs.rows(some)),
+        "clean": hashlib.sha256(_bytes(clean[some])).hexdigest(),
+        "surrogates": "" if surrogates is None else hashlib.sha256(_bytes(surrogates[some])).hexdigest(),
+    }
+
+
+def look_points(answers: int, size: int) -> list[int]:
+    """How many answers each look has: from the fewest that can be read on, half as many more each time."""
+    points, count = [], float(max(100, size))
+    while count < answers / 1.2:
+        points.append(round(count))
+        count *= 1.5
+    return [*points, answers]
 
 
 def table_digest(found: Table) -> str:

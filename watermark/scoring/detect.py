@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,9 +23,9 @@ from watermark.evidence import Verdict
 from watermark.files import sha256_of
 from watermark.keys import Key, decoy_keys
 from watermark.scores.direction import cosine
-from watermark.scoring.case import Case, read_case
+from watermark.scoring.case import Case, look_points, read_case
 from watermark.scoring.evidence import Carried, Cost, KeyTest, Look, ScoreControl, ScoreEvidence, Shown
-from watermark.scoring.plan import ScorePlan, hold
+from watermark.scoring.plan import ALPHA, Run, ScorePlan, hold
 from watermark.scoring.residual import channels_of, key_free
 from watermark.stats.laws import Alternative
 from watermark.stats.rank import rank_pvalue
@@ -43,7 +43,7 @@ SCORE_NULL = (
 )
 INCONCLUSIVE_SHARE = 0.5  # a test that would have missed a suspect carrying half of the mark says nothing
 _SLOPES = 199  # decoy keys for the deviation of the share carried
-_INPUT_DECOYS = 99
+_INPUT_DECOYS, _INPUT_NUMBERS = 99, 4_000_000  # at least so many decoys for single inputs, about so many hashes
 _SHOWN = 12
 
 
@@ -57,8 +57,9 @@ def detect_scores(
     controls: Mapping[str, Any] | None = None,
     labels: tuple[str, ...] = (),
     truth: Any | None = None,
+    served: Literal["scores", "labels"] = "scores",
     logged: bool = False,
-    alpha: float = 0.001,
+    alpha: float | None = None,
     alternative: Alternative = "greater",
     decoys: int = 999,
     stopped: bool = False,
@@ -71,13 +72,16 @@ def detect_scores(
     """Tests a suspect's answers to `inputs` against a mark of scores.
 
     inputs, answers, clean, surrogates, controls, labels: see `read_case`. truth: true classes or values, for the cost
-    alone. logged: the inputs are ones that the key's account was served, so that the part of the mark that belongs
-    to single inputs is tested too (Bonferroni over both). stopped: answers were collected until the e-process was
-    content; it alone decides then. plan: fixed before; a run that departs from it is refused unless `exploratory`.
-    files: what was read, for the evidence. case: where to write what was read, for a stranger. Raises
-    EmbeddingRefused where label-only answers cannot carry the mark, and all that `read_case` and `residual` raise.
+    alone. served: "scores", or "labels" if nobody was ever shown more. logged: the inputs are ones that the key's
+    account was served, so that the part of the mark that belongs to single inputs is tested too (Bonferroni over
+    both). alpha: 0.001, or what the plan says. stopped: answers were collected until the e-process was content; it
+    alone decides then. plan: fixed before; a run that departs from it is refused unless `exploratory`. files: what
+    was read, for the evidence. case: where to write what was read, for a stranger. Raises EmbeddingRefused where the
+    labels served carried no mark, and all that `read_case` and `residual` raise.
     """
     _check(alpha, decoys)
+    if served == "labels":
+        refuse_labels_alone(mark)
     say = progress or (lambda text: None)
     say("reading the answers")
     found = read_case(
@@ -105,7 +109,7 @@ def detect_case(
     found: Case,
     *,
     logged: bool = False,
-    alpha: float = 0.001,
+    alpha: float | None = None,
     alternative: Alternative = "greater",
     decoys: int = 999,
     stopped: bool = False,
@@ -116,25 +120,26 @@ def detect_case(
     case: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ScoreEvidence:
-    """As `detect_scores`, of a case that was read before."""
+    """As `detect_scores`, of a case that was read before; truth: of all rows that were given to `read_case`."""
     _check(alpha, decoys)
     mark.check_basis(found.basis)
     if logged and not mark.scheme.own:
         logged = False  # the mark has no part for single inputs: fresh and logged inputs are tested alike
     say = progress or (lambda text: None)
-    held = None if plan is None else hold(plan, mark, found, alpha, alternative, stopped, exploratory=exploratory)
-    if held is not None:
-        alpha = held.level
+    run = Run(mark.key.commitment, found.committed, len(found), alpha, alternative, stopped, logged)
+    held = None if plan is None else hold(plan, run, exploratory=exploratory)
+    alpha = held.level if held is not None else alpha or ALPHA
     say("testing the key's direction")
     seed = found.digest
     tests = [direction_test(mark, found, seed, decoys, alternative)]
     if logged:
-        tests.append(input_test(mark, found, seed, min(decoys, _INPUT_DECOYS), alternative))
+        few = max(_INPUT_DECOYS, _INPUT_NUMBERS // len(found))
+        tests.append(input_test(mark, found, seed, min(decoys, few), alternative))
     say("looking batch by batch")
-    looks = looks_at(mark, found, alternative)
+    looks = looks_at(mark, found, alternative, stopped=stopped)
     log10_p = together(tests, looks, stopped=stopped)
     say("measuring the share carried")
-    carried = share_carried(mark, found, seed, alpha)
+    carried = share_carried(mark, found, seed, level_of_each(alpha, len(tests), alternative))
     reached = next((look.answers for look in looks if look.log10_e >= -math.log10(alpha)), None)
     if case is not None:
         found.save(case)
@@ -227,30 +232,31 @@ def together(tests: list[KeyTest], looks: list[Look], *, stopped: bool) -> float
     return min(0.0, min(test.log10_p for test in tests) + math.log10(len(tests))) + 0.0
 
 
-def looks_at(mark: ScoreWatermark, found: Case, alternative: Alternative) -> list[Look]:
+def level_of_each(alpha: float, tests: int, alternative: Alternative) -> float:
+    """The one-sided level that one of so many tests is held to."""
+    return alpha / tests / (2 if alternative == "two-sided" else 1)
+
+
+def looks_at(mark: ScoreWatermark, found: Case, alternative: Alternative, *, stopped: bool) -> list[Look]:
     """The evidence after a growing number of answers, and the e-process over them.
 
-    At each look all answers so far are read anew; the process bets on what is new in them.
+    At each look all answers so far are read anew; the process bets on what is new in them. Where answers were
+    collected until the process was content (`stopped`), it bets at its fixed points alone: how many answers there
+    are in the end may then depend on the key.
     """
+    fixed = set(look_points(2 * len(found), mark.basis.size)[:-1])
     process = DirectionProcess(mark.dimensions, alternative=alternative)
     direction = mark.scheme.matrix(mark.key, mark.basis.size, part=mark.part)
     frame = zero_sum_frame(mark.scheme.width) if mark.scheme.zero_sum else np.eye(mark.scheme.width)
     looks = []
     for count in look_points(len(found), mark.basis.size):
         read = found.residual if count == len(found) else found.residual_of(found.suspect, count)
-        evidence = process.update((read.coefficients @ frame).ravel(), (direction @ frame).ravel())
+        evidence = process.log10_e
+        if count in fixed or not stopped:
+            evidence = process.update((read.coefficients @ frame).ravel(), (direction @ frame).ravel())
         p = log10_pvalue(mark.score(read.coefficients), mark.dimensions, alternative=alternative)
         looks.append(Look(count, p + 0.0, evidence + 0.0))
     return looks
-
-
-def look_points(answers: int, size: int) -> list[int]:
-    """How many answers each look has: from the fewest that can be read on, half as many more each time."""
-    points, count = [], float(max(100, size))
-    while count < answers / 1.2:
-        points.append(round(count))
-        count *= 1.5
-    return [*points, answers]
 
 
 def zero_sum_frame(width: int) -> NDArray[np.float64]:
@@ -259,11 +265,12 @@ def zero_sum_frame(width: int) -> NDArray[np.float64]:
     return np.asarray(np.linalg.qr(steps)[0])
 
 
-def share_carried(mark: ScoreWatermark, found: Case, seed: str, alpha: float) -> Carried | None:
+def share_carried(mark: ScoreWatermark, found: Case, seed: str, level: float) -> Carried | None:
     """Slope of the suspect's residual on our own mark, its deviation by decoy keys; None for labels and embeddings.
 
     Both have lost the same key-free part. Marks are made as they would be served, so 1 is a suspect that answers as
-    we do.
+    we do; of an account's mark, the account's part alone. Decoys are laid on what is left when our own mark is gone
+    too, since they overlap with it by chance. level: one-sided, of one test.
     """
     if found.shows == "labels" or mark.scheme.output in ("labels", "embeddings"):
         return None
@@ -277,20 +284,26 @@ def share_carried(mark: ScoreWatermark, found: Case, seed: str, alpha: float) ->
         for c in range(clean.shape[1])
     ]
 
-    def slope(marks: NDArray[np.float64]) -> float:
+    def left(marks: NDArray[np.float64]) -> NDArray[np.float64]:
         moved = channels_of(scheme.moved(found.clean, marks), scheme) - clean
-        left = np.column_stack([moved[:, c] - q @ (q.T @ moved[:, c]) for c, q in enumerate(frames)])
-        size = float((left * left).sum())
-        return float((left * rest).sum() / size) if size > 0 else 0.0
+        return np.column_stack([moved[:, c] - q @ (q.T @ moved[:, c]) for c, q in enumerate(frames)])
 
-    null = []
-    for key in decoy_keys(bytes.fromhex(seed)[::-1], _SLOPES):
-        direction = scheme.matrix(key, mark.basis.size, part=mark.part) / math.sqrt(mark.basis.size)
-        null.append(slope(found.features @ direction))
-    share, deviation = slope(mark.marks(found.inputs)), float(np.std(null))
+    def slope(of: NDArray[np.float64], on: NDArray[np.float64]) -> float:
+        size = float((on * on).sum())
+        return float((on * of).sum() / size) if size > 0 else 0.0
+
+    def alone(key: Key) -> NDArray[np.float64]:
+        strength = math.sqrt((scheme.account if mark.part == "account" else 1.0) / mark.basis.size)
+        return np.asarray(found.features @ scheme.matrix(key, mark.basis.size, part=mark.part) * strength)
+
+    own = left(mark.marks(found.inputs) if mark.part == "deployment" else alone(mark.key))
+    share = slope(rest, own)
+    beyond = rest - share * own
+    null = [slope(beyond, left(alone(key))) for key in decoy_keys(bytes.fromhex(seed)[::-1], _SLOPES)]
+    deviation = float(np.std(null))
     from scipy.special import ndtri
 
-    reach = deviation * float(ndtri(SCORE_POWER) - ndtri(alpha))
+    reach = deviation * float(ndtri(SCORE_POWER) - ndtri(level))
     return Carried(share, share - 1.96 * deviation, share + 1.96 * deviation, deviation, reach)
 
 
@@ -316,8 +329,10 @@ def cost_of(mark: ScoreWatermark, found: Case, truth: Any | None) -> Cost | None
         return None
     from watermark.scoring.costs import cost
 
-    known = None if truth is None or found.duplicates or found.unanswered else truth
-    return cost(found.clean, mark.tilt(found.clean, found.inputs), known)
+    known = None if truth is None else np.asarray(truth)
+    if known is not None and (found.rows is None or known.shape != (found.given,)):
+        raise OutputsInvalid(f"{len(known)} true answers for {found.given} inputs; there should be one for each")
+    return cost(found.clean, mark.tilt(found.clean, found.inputs), None if known is None else known[found.rows])
 
 
 @dataclass(frozen=True)
@@ -346,11 +361,12 @@ def method_of(found: Case, tests: list[KeyTest], alternative: Alternative, *, st
     if stopped:
         return f"e-process over growing batches, residual after {taken}, alternative {alternative}; p = 1/E"
     corrected = "" if len(tests) == 1 else f", Bonferroni over {len(tests)} tests"
-    return f"exact law of the cosine with a uniform direction, residual after {taken}, {alternative}{corrected}"
+    law = "exact law of the cosine with a uniform direction"
+    return f"{law}, residual after {taken}, alternative {alternative}{corrected}"
 
 
-def _check(alpha: float, decoys: int) -> None:
-    if not 0 < alpha < 1:
+def _check(alpha: float | None, decoys: int) -> None:
+    if alpha is not None and not 0 < alpha < 1:
         raise OutputsInvalid(f"alpha must lie between 0 and 1, found {alpha!r}")
     if decoys < 99:
         raise OutputsInvalid(f"decoys must be at least 99, found {decoys}")

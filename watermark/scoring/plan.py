@@ -17,9 +17,9 @@ from watermark.sealed import Refusal, Sealed, read_sealed
 from watermark.stats.laws import Alternative
 
 if TYPE_CHECKING:
-    from watermark.scoring.case import Case
     from watermark.scoring.mark import ScoreWatermark
 
+ALPHA = 0.001  # where neither a plan nor the caller says
 SCORE_PLAN = "wmark-score-plan/1"
 _REFUSAL = Refusal(
     PlanMismatch,
@@ -33,21 +33,20 @@ _REFUSAL = Refusal(
 
 @dataclass(frozen=True)
 class ScorePlan(Sealed):
-    """A test fixed in advance. queries: SHA-256 of the inputs that will be asked, count of them in `count`.
+    """A test fixed in advance. committed: SHA-256 of the basis, of the `count` distinct inputs that will be asked, of
+    the owner's clean answers to them, and of the surrogates' predictions ("" if there are none).
 
     alpha: of the whole inquiry, over `keys` keys and `suspects` suspects; each test has `level`. logged: whether
-    the inputs are logged ones. stopping: "none", or "e-process" that may stop at 1/level. clean: SHA-256 of the
-    owner's answers. surrogates: SHA-256 of the predictions that will be taken away, "" if none.
+    the inputs are logged ones. stopping: "none", or "e-process" that may stop at 1/level, after as many answers as
+    `looks` has, which commits to the inputs up to each.
     """
 
     format: ClassVar[str] = SCORE_PLAN
 
     mark: dict[str, str]
-    basis: str
-    queries: str
+    committed: dict[str, str]
     count: int
-    clean: str
-    surrogates: str
+    looks: dict[str, dict[str, str]]
     logged: bool
     alpha: float
     keys: int
@@ -105,7 +104,7 @@ def plan_scores(
     inputs, clean, surrogates: as for `read_case`; rows that repeat an input are asked once. Raises PlanMismatch for
     unusable numbers, and what `read_case` raises.
     """
-    from watermark.scoring.case import read_case
+    from watermark.scoring.case import look_points, read_case
 
     if not 0 < alpha < 1 or keys < 1 or suspects < 1:
         raise PlanMismatch(f"alpha lies between 0 and 1, keys and suspects are at least 1; found {alpha}, {keys}")
@@ -113,13 +112,12 @@ def plan_scores(
         raise PlanMismatch(f"unknown alternative or stopping rule: {alternative!r}, {stopping!r}")
     stand_in = clean.numbers(clean.names) if isinstance(clean, Table) else clean
     found = read_case(mark.scheme, mark.basis, inputs, stand_in, clean, surrogates=surrogates)
+    looks = look_points(len(found), mark.basis.size) if stopping == "e-process" else []
     return ScorePlan(
         mark={"kid": mark.key.kid, "commitment": mark.key.commitment},
-        basis=found.committed["basis"],
-        queries=found.committed["queries"],
+        committed=found.committed,
         count=len(found),
-        clean=found.committed["clean"],
-        surrogates=found.committed["surrogates"],
+        looks={str(count): found.committed_to(count) for count in looks},
         logged=logged,
         alpha=alpha,
         keys=keys,
@@ -137,20 +135,25 @@ def read_score_plan(path: str | Path) -> ScorePlan:
     )
 
 
-def hold(
-    plan: ScorePlan,
-    mark: ScoreWatermark,
-    found: Case,
-    alpha: float,
-    alternative: Alternative,
-    stopped: bool,
-    *,
-    exploratory: bool,
-) -> ScoreHeld:
+@dataclass(frozen=True)
+class Run:
+    """What a plan is compared with: whose key, what was read, and how it is judged. alpha: None if none was asked for.
+
+    committed, count: digests and number of the inputs that were asked.
+    """
+
+    commitment: str
+    committed: dict[str, str]
+    count: int
+    alpha: float | None
+    alternative: str
+    stopped: bool
+    logged: bool
+
+
+def hold(plan: ScorePlan, run: Run, *, exploratory: bool) -> ScoreHeld:
     """Holds a run to its plan. Raises PlanMismatch naming each departure, unless the run is called exploratory."""
-    departures = list(departures_of(plan, mark, found, alternative, stopped))
-    if not math.isclose(alpha, plan.level) and alpha != 0.001:
-        departures.append(f"alpha is {alpha:g}, planned was {plan.level:g}")
+    departures = departures_of(plan, run)
     if departures and not exploratory:
         raise PlanMismatch(
             f"the run departs from its plan: {'; '.join(departures)}",
@@ -160,18 +163,26 @@ def hold(
     return ScoreHeld(plan.digest, status, plan.level, tuple(departures))
 
 
-def departures_of(plan: ScorePlan, mark: ScoreWatermark, found: Case, alternative: str, stopped: bool) -> list[str]:
-    """What differs between a plan and a run, in words."""
-    has = found.committed
+def departures_of(plan: ScorePlan, run: Run) -> list[str]:
+    """What differs between a plan and a run, in words.
+
+    A run that stopped early is held to the planned inputs up to its look: it may stop at planned looks alone.
+    """
+    has, wanted = run.committed, plan.committed
+    if run.stopped and plan.stopping == "e-process":
+        wanted = plan.looks.get(str(run.count), wanted)
     pairs = [
-        ("the key", mark.key.commitment, plan.mark["commitment"]),
-        ("the basis", has["basis"], plan.basis),
-        ("the surrogates' predictions", has["surrogates"], plan.surrogates),
-        ("the alternative", alternative, plan.alternative),
+        ("the key", run.commitment, plan.mark["commitment"]),
+        ("the basis", has["basis"], wanted["basis"]),
+        ("the inputs", has["queries"], wanted["queries"]),
+        ("the clean answers", has["clean"], wanted["clean"]),
+        ("the surrogates' predictions", has["surrogates"], wanted["surrogates"]),
+        ("the alternative", run.alternative, plan.alternative),
+        ("whether the inputs are logged ones", run.logged, plan.logged),
     ]
-    if plan.stopping == "none" or not stopped:
-        pairs += [("the inputs", has["queries"], plan.queries), ("the clean answers", has["clean"], plan.clean)]
-    found_departures = [f"{what} is not the planned one" for what, now, then in pairs if now != then]
-    if stopped and plan.stopping == "none":
-        found_departures.append("answers were collected until the e-process was content, planned was no such stop")
-    return found_departures
+    departures = [f"{what} is not the planned one" for what, now, then in pairs if now != then]
+    if run.alpha is not None and not math.isclose(run.alpha, plan.level):
+        departures.append(f"alpha is {run.alpha:g}, planned was {plan.level:g}")
+    if run.stopped and plan.stopping == "none":
+        departures.append("answers were collected until the e-process was content, planned was no such stop")
+    return departures

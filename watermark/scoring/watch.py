@@ -14,8 +14,8 @@ import numpy as np
 from watermark.errors import OutputsInvalid, SuspectUnusable
 from watermark.scores import keyed
 from watermark.scoring.answers import suspect_answers
-from watermark.scoring.case import read_case
-from watermark.scoring.detect import look_points, zero_sum_frame
+from watermark.scoring.case import look_points, read_case
+from watermark.scoring.detect import zero_sum_frame
 from watermark.stats.sphere import DirectionProcess
 
 if TYPE_CHECKING:

@@ -113,14 +113,12 @@ def _upper(c: float, dimensions: int) -> float:
     """log10 P(cos >= c)."""
     from scipy.special import betainc, betaln, hyp2f1
 
-    a, x = (dimensions - 1) / 2, 1 - c * c
+    a, x = (dimensions - 1) / 2, max(1 - c * c, 2.0**-52)  # no cosine is known more closely than that
     half = 0.5 * float(betainc(a, 0.5, x))  # P(cos >= |c|)
     if c < 0:
         return float(np.log1p(-half) / _LOG10)
     if half > _DEEP:
         return math.log10(half)
-    if x <= 0:
-        return -math.inf
     # DLMF 8.17.8: I_x(a, b) = x^a (1-x)^b / (a B(a, b)) F(a + b, 1; a + 1; x)
     tail = a * math.log(x) + 0.5 * math.log(c * c) - math.log(a) - float(betaln(a, 0.5))
     return (tail + math.log(float(hyp2f1(a + 0.5, 1.0, a + 1.0, x))) + math.log(0.5)) / _LOG10
