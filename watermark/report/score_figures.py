@@ -359,8 +359,7 @@ def _carried_caption(evidence: ScoreEvidence, carried: Carried) -> str:
         f"Below: the suspect carries {share_of(carried.share)} of the mark, with its 95{NARROW}% interval "
         f"{share_of(carried.low)} to {share_of(carried.high)}. Above: the chance that a suspect carrying that "
         f"share would have been found at alpha = {evidence.alpha:g}; a normal approximation, from how the same share "
-        "varies under decoy keys. Where a suspect carries the mark, decoys vary more for it: the interval is "
-        "then too wide and the curve too pessimistic. The verdict rests on neither."
+        "varies under decoy keys once our own mark is taken away. The verdict does not rest on it."
     )
 
 
