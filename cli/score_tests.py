@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from watermark.scoring.mark import ScoreWatermark
     from watermark.scoring.plan import ScorePlan
 
+KINDS = "boosted,boosted,network,network,network"
 Mark = Annotated[Path, typer.Option(help="The watermark file.")]
 Clean = Annotated[Path, typer.Option(help="The owner's unmarked answers to the inputs.")]
 Inputs = Annotated[
@@ -42,6 +43,12 @@ TrainAnswers = Annotated[Path | None, typer.Option(help="The owner's clean answe
 Keep = Annotated[
     Path | None, typer.Option(help="Write the trained surrogates' predictions here, to be passed as --surrogates.")
 ]
+Kinds = Annotated[
+    str,
+    typer.Option(
+        "--train-kinds", help="Surrogates to train: boosted, network, forest or linear; of one kind, averaged."
+    ),
+]
 Account = Annotated[str, typer.Option(help="Test this account's part of the mark.")]
 Epoch = Annotated[str, typer.Option(help="With --account: the period of the account's key.")]
 
@@ -54,6 +61,7 @@ def detect(
     surrogates: Given = None,
     train_on: TrainOn = None,
     train_answers: TrainAnswers = None,
+    train_kinds: Kinds = KINDS,
     keep_surrogates: Keep = None,
     control: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE, another model's answers to the same inputs; may be repeated.")
@@ -116,7 +124,9 @@ def detect(
         asked,
         read_columns(answers),
         owner,
-        surrogates=_predictions(used.scheme, asked, surrogates, train_on, train_answers, keep_surrogates, say),
+        surrogates=_predictions(
+            used.scheme, asked, surrogates, train_on, train_answers, train_kinds, keep_surrogates, say
+        ),
         controls={name: read_columns(path) for name, path in others.items()},
         labels=labels,
         truth=None if truth is None else truth_of(read_columns(truth), used.scheme, labels=labels),
@@ -161,6 +171,7 @@ def plan(
     surrogates: Given = None,
     train_on: TrainOn = None,
     train_answers: TrainAnswers = None,
+    train_kinds: Kinds = KINDS,
     keep_surrogates: Keep = None,
     logged: Annotated[bool, typer.Option("--logged", help="The inputs are ones that were served.")] = False,
     account: Account = "",
@@ -197,7 +208,9 @@ def plan(
         used,
         asked,
         owner,
-        surrogates=_predictions(used.scheme, asked, surrogates, train_on, train_answers, keep_surrogates, say),
+        surrogates=_predictions(
+            used.scheme, asked, surrogates, train_on, train_answers, train_kinds, keep_surrogates, say
+        ),
         logged=logged,
         alpha=alpha,
         keys=keys,
@@ -223,6 +236,7 @@ def attribute(
     surrogates: Given = None,
     train_on: TrainOn = None,
     train_answers: TrainAnswers = None,
+    train_kinds: Kinds = KINDS,
     logged: Annotated[bool, typer.Option("--logged", help="The inputs are ones that the accounts were served.")] = (
         False
     ),
@@ -256,7 +270,7 @@ def attribute(
         asked,
         read_columns(answers),
         owner,
-        surrogates=_predictions(used.scheme, asked, surrogates, train_on, train_answers, None, say),
+        surrogates=_predictions(used.scheme, asked, surrogates, train_on, train_answers, train_kinds, None, say),
         labels=listed(classes),
     )
     found = attribute_scores(used, case, read_accounts(accounts), epoch=epoch, logged=logged, alpha=alpha)
@@ -397,6 +411,7 @@ def _predictions(
     given: Path | None,
     train_on: Path | None,
     train_answers: Path | None,
+    kinds: str,
     keep: Path | None,
     say: Any,
 ) -> NDArray[Any] | None:
@@ -412,7 +427,10 @@ def _predictions(
 
     owner = answers_of(read_columns(str(train_answers)))
     names = [name for name in read_columns(train_on).names if name in asked.columns]
-    fitted = train(read_columns(train_on, names), owner, scheme=scheme, seed=0, progress=say)
+    try:
+        fitted = train(read_columns(train_on, names), owner, scheme=scheme, seed=0, kinds=listed(kinds), progress=say)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     found = fitted.predict(asked)
     if keep is not None:
         write_table(predictions_table(found), keep)

@@ -139,7 +139,8 @@ def generate(
     paid = None
     if top is None and used.scheme.output in ("probabilities", "values"):
         paid = cost(used.rows(answers_of(clean)), _wide(used, answers_of(marked)))
-        console.say(f"moved by at most {paid.largest:.4g}, {paid.flips} answers changed their first class")
+        flips = f", {paid.flips} answers changed their first class" if used.scheme.output == "probabilities" else ""
+        console.say(f"moved by at most {paid.largest:.4g}{flips}")
     if json:
         moved = None if paid is None else asdict(paid)
         console.emit({"answers": len(marked), "kid": used.key.kid, "cost": moved, "ledger_head": head})
@@ -303,7 +304,8 @@ def _wide(mark: ScoreWatermark, marked: Any) -> Any:
 
     if marked.ndim == 2:
         return marked
-    return np.column_stack([1 - marked, marked]) if mark.scheme.channels == 2 else marked[:, None]
+    binary = mark.scheme.output == "probabilities"
+    return np.column_stack([1 - marked, marked]) if binary else marked[:, None]
 
 
 def _change(value: float | None) -> str:
