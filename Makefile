@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint study study-quick study-small bench clean
+.PHONY: demo test lint study study-quick study-small study-scores bench clean
 
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
@@ -34,6 +34,11 @@ study-quick: $(READY)
 study-small: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
 	$(BIN)/python benchmarks/study_small.py --work study/small
+
+study-scores: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
+	$(BIN)/python benchmarks/scores/study.py --work study/scores
+	$(BIN)/python benchmarks/scores/tables.py study/scores
 
 bench: $(READY)
 	$(BIN)/python benchmarks/detector_throughput.py

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from watermark.attribute import Attribution, attribute
     from watermark.calibrate import calibrate
     from watermark.detect import detect
+    from watermark.embed.calls import mark_calls
+    from watermark.embed.sklearn import MarkedEstimator
     from watermark.embed.transformers import Embedder
     from watermark.errors import WatermarkError
     from watermark.evidence import Evidence
@@ -21,8 +23,15 @@ if TYPE_CHECKING:
     from watermark.outputs import Output, Outputs
     from watermark.plan import Plan, plan, read_plan
     from watermark.report.page import render
+    from watermark.report.scores import verify_scores
     from watermark.report.verify import verify
     from watermark.schemes import GreenList, Scheme
+    from watermark.scoring.attribute import attribute_scores
+    from watermark.scoring.calibrate import calibrate_scores
+    from watermark.scoring.detect import detect_scores
+    from watermark.scoring.evidence import ScoreEvidence
+    from watermark.scoring.mark import ScoreWatermark
+    from watermark.scoring.plan import plan_scores
     from watermark.testing import check_scheme
     from watermark.tokenizer import Tokenizer
 
@@ -33,27 +42,36 @@ _HOMES = {
     "GreenList": "watermark.schemes",
     "Key": "watermark.keys",
     "Ledger": "watermark.ledger",
+    "MarkedEstimator": "watermark.embed.sklearn",
     "Observations": "watermark.observe",
     "Output": "watermark.outputs",
     "Outputs": "watermark.outputs",
     "Plan": "watermark.plan",
     "Record": "watermark.ledger",
     "Scheme": "watermark.schemes",
+    "ScoreEvidence": "watermark.scoring.evidence",
+    "ScoreWatermark": "watermark.scoring.mark",
     "Tokenizer": "watermark.tokenizer",
     "Watermark": "watermark.mark",
     "WatermarkError": "watermark.errors",
     "attribute": "watermark.attribute",
+    "attribute_scores": "watermark.scoring.attribute",
     "calibrate": "watermark.calibrate",
+    "calibrate_scores": "watermark.scoring.calibrate",
     "check_scheme": "watermark.testing",
     "detect": "watermark.detect",
+    "detect_scores": "watermark.scoring.detect",
     "load_profile": "watermark.mark",
+    "mark_calls": "watermark.embed.calls",
     "observe": "watermark.observe",
     "plan": "watermark.plan",
+    "plan_scores": "watermark.scoring.plan",
     "read_ledger": "watermark.ledger",
     "read_plan": "watermark.plan",
     "render": "watermark.report",
     "save_profile": "watermark.mark",
     "verify": "watermark.report",
+    "verify_scores": "watermark.report.scores",
 }
 
 __all__ = [
@@ -63,27 +81,36 @@ __all__ = [
     "GreenList",
     "Key",
     "Ledger",
+    "MarkedEstimator",
     "Observations",
     "Output",
     "Outputs",
     "Plan",
     "Record",
     "Scheme",
+    "ScoreEvidence",
+    "ScoreWatermark",
     "Tokenizer",
     "Watermark",
     "WatermarkError",
     "attribute",
+    "attribute_scores",
     "calibrate",
+    "calibrate_scores",
     "check_scheme",
     "detect",
+    "detect_scores",
     "load_profile",
+    "mark_calls",
     "observe",
     "plan",
+    "plan_scores",
     "read_ledger",
     "read_plan",
     "render",
     "save_profile",
     "verify",
+    "verify_scores",
 ]
 
 
