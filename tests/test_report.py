@@ -25,7 +25,8 @@ from watermark.outputs import Output
 from watermark.report import numbers as written
 from watermark.report import page, render
 from watermark.report.figures import FAR, figures
-from watermark.report.page import SHOWN_TOKENS, embedded, sheet, visible
+from watermark.report.page import SHOWN_TOKENS, sheet
+from watermark.report.shell import embedded, visible
 from watermark.report.words import cells_needed, summary
 from watermark.schemes import GreenList
 from watermark.stats.laws import Bernoulli, binomial_interval, detectable_rate

@@ -26,7 +26,7 @@ from watermark.report import (
     verify,
     verify_scores,
 )
-from watermark.report.page import embedded
+from watermark.report.shell import embedded
 from watermark.report.score_figures import chance_of_finding, score_figures
 from watermark.report.score_words import score_summary
 from watermark.scores.basis import Basis

@@ -7,7 +7,6 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from watermark.report import numbers
-from watermark.report.page import data_of, dated, environment, hash_of, in_one_order, style_of
 from watermark.report.planned import flat
 from watermark.report.results import Row, Table
 from watermark.report.score_figures import score_figures
@@ -20,6 +19,7 @@ from watermark.report.score_words import (
     share_of,
     subject,
 )
+from watermark.report.shell import data_of, dated, environment, hash_of, in_one_order, style_of
 from watermark.scores.direction import scheme_from_json
 
 if TYPE_CHECKING:

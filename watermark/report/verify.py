@@ -171,7 +171,8 @@ def _recomputed(
 
 def same_page(found: Evidence | ScoreEvidence, path: Path) -> Check:
     """The page at `path` is what this evidence renders to. Raises ReportInvalid."""
-    from watermark.report.page import embedded, page
+    from watermark.report.page import page
+    from watermark.report.shell import embedded
 
     try:
         text = path.read_text("utf-8")
