@@ -26,9 +26,9 @@ from watermark.report import (
     verify,
     verify_scores,
 )
-from watermark.report.shell import embedded
 from watermark.report.score_figures import chance_of_finding, score_figures
 from watermark.report.score_words import score_summary
+from watermark.report.shell import embedded
 from watermark.scores.basis import Basis
 from watermark.scores.direction import Direction
 from watermark.scoring.case import Case
