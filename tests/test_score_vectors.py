@@ -6,8 +6,7 @@ import pytest
 from watermark.errors import SuspectUnusable, TooFewObservations
 from watermark.keys import decoy_keys
 from watermark.scores import Basis, Direction, Marker
-from watermark.scoring.residual import ridge
-from watermark.scoring.vectors import aligned, key_free_vectors, shared_ridge, vector_residual
+from watermark.scoring.vectors import aligned, key_free_vectors, steady_ridge, vector_residual
 from watermark.stats.sphere import log10_pvalue
 
 SCHEME = Direction(output="embeddings", channels=16, epsilon=0.05)
@@ -94,13 +93,15 @@ def test_alignment_agrees_with_least_squares_per_column() -> None:
     np.testing.assert_allclose(aligned(suspect, clean), wanted, atol=1e-9)
 
 
-def test_shared_ridge_of_one_channel_is_ridge() -> None:
+def test_steady_ridge_is_scikit_learns() -> None:
+    from sklearn.linear_model import Ridge
+
     rng = np.random.default_rng(0)
-    features, rest = rng.normal(size=(400, 12)), rng.normal(size=(400, 1))
-    coefficients, penalty = shared_ridge(features, rest)
-    wanted, wanted_penalty = ridge(features, rest[:, 0])
-    np.testing.assert_allclose(coefficients[:, 0], wanted)
-    assert penalty == pytest.approx(wanted_penalty)
+    features, rest = rng.normal(size=(400, 12)), rng.normal(size=(400, 3))
+    coefficients, penalty = steady_ridge(features, rest)
+    assert penalty == pytest.approx(np.square(features).sum() / 400 / 12)
+    wanted = Ridge(alpha=400 * penalty, fit_intercept=False).fit(features, rest).coef_.T
+    np.testing.assert_allclose(coefficients, wanted, rtol=1e-9)
 
 
 def test_inputs_are_not_changed(basis: Basis) -> None:
