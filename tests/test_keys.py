@@ -266,3 +266,21 @@ def test_watermark_file_is_private_and_never_overwritten(secret_key, binding, tm
     path.chmod(0o640)
     with pytest.raises(KeyUnusable, match="can be read by others"):
         Watermark.load(path)
+
+
+def test_an_engines_key_is_taken_as_it_is():
+    key = Key.of_engine([15485863, -1])
+    assert key.engine_words(2, "hf") == [15485863, 2**64 - 1]
+    assert "15485863" not in repr(key)
+    with pytest.raises(KeyUnusable, match="has 2 numbers, its recipe needs 1"):
+        key.engine_words(1, "hf")
+    for bad in ([], [2**64], [-(2**63) - 1]):
+        with pytest.raises(KeyUnusable, match="64 bits"):
+            Key.of_engine(bad)
+
+
+def test_any_other_key_draws_an_engines_words_under_a_label():
+    key = Key.generate()
+    assert key.engine_words(3, "a") == key.engine_words(3, "a")
+    assert key.engine_words(3, "a") != key.engine_words(3, "b")
+    assert len(set(key.engine_words(30, "a"))) == 30

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from watermark.errors import KeyUnusable
@@ -18,6 +18,7 @@ SALT_BYTES = 16
 _COMMIT = b"wmark-commit-v1"
 _DERIVE = b"wmark/v1"
 _DECOY = b"wmark-decoy-v1"
+_ENGINE = b"engine"  # what the secret of an engine's key begins with; whole words follow, so it never has 32 bytes
 
 
 class Key:
@@ -32,7 +33,7 @@ class Key:
     _secret: bytes
 
     def __init__(self, secret: bytes, *, kid: str, salt: bytes) -> None:
-        if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
+        if not isinstance(secret, bytes) or not (len(secret) == SECRET_BYTES or secret.startswith(_ENGINE)):
             raise KeyUnusable(f"a key has {SECRET_BYTES} bytes; make one with `wmark keygen`")
         if len(kid) != 16 or any(c not in "0123456789abcdef" for c in kid):
             raise KeyUnusable("a kid has 16 lower-case hexadecimal digits")
@@ -46,6 +47,31 @@ class Key:
     def generate(cls) -> Key:
         """A new key from the operating system's random source."""
         return cls(os.urandom(SECRET_BYTES), kid=os.urandom(8).hex(), salt=os.urandom(SALT_BYTES))
+
+    @classmethod
+    def of_engine(cls, values: Sequence[int]) -> Key:
+        """The key of an engine that keeps its own: one or more 64-bit integers, taken as they are.
+
+        Such a key guards no more than the engine's does. Raises KeyUnusable for none, or for numbers beyond 64 bits.
+        """
+        if not values or any(not -(2**63) <= value < 2**64 for value in values):
+            raise KeyUnusable("an engine's key is one or more integers of 64 bits")
+        words = b"".join((value % 2**64).to_bytes(8, "little") for value in values)
+        return cls(_ENGINE + words, kid=os.urandom(8).hex(), salt=os.urandom(SALT_BYTES))
+
+    def engine_words(self, count: int, label: str) -> list[int]:
+        """`count` unsigned 64-bit integers for an engine's keyed function.
+
+        Of an engine's own key those that were given; of any other, decoys for instance, words drawn under the label.
+        Raises KeyUnusable if an engine's key has another number of words.
+        """
+        if not self._secret.startswith(_ENGINE) or len(self._secret) == SECRET_BYTES:
+            stream = hashlib.shake_256(self.derive(label)).digest(8 * count)
+        else:
+            stream = self._secret[len(_ENGINE) :]
+        if len(stream) != 8 * count:
+            raise KeyUnusable(f"this engine's key has {len(stream) // 8} numbers, its recipe needs {count}")
+        return [int.from_bytes(stream[i : i + 8], "little") for i in range(0, len(stream), 8)]
 
     @property
     def commitment(self) -> str:
