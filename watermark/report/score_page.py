@@ -192,8 +192,7 @@ def _carried(evidence: ScoreEvidence) -> list[Row]:
         (
             "Found with probability 90 %",
             share_of(carried.detectable),
-            "the share that a test of this level would have found; normal approximation, too pessimistic where the "
-            "suspect carries the mark",
+            "the share that a test of this level would have found; normal approximation",
         ),
     ]
 
