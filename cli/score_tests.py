@@ -68,7 +68,8 @@ def detect(
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="True classes, one column: for the mark's cost alone.")] = None,
     logged: Annotated[
-        bool, typer.Option("--logged", help="The inputs were served: also test the part of single inputs.")
+        bool,
+        typer.Option("--logged", help="The inputs were served (to --account): also test the part of single inputs."),
     ] = False,
     account: Account = "",
     epoch: Epoch = "",

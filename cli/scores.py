@@ -127,6 +127,8 @@ def generate(
     _writable(output)
     used = ScoreWatermark.load(mark)
     used = used.account(account, epoch=epoch) if account else used
+    if used.scheme.account and used.shared is None:
+        console.say("this mark has a part for accounts; without --account these answers will name nobody")
     clean = read_columns(answers)
     asked = score_tests.inputs_or(inputs, clean, used)
     marked = served(used, clean, asked, digits=digits, top=top)

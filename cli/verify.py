@@ -62,6 +62,8 @@ def verify(
         if unfinished(subject):
             console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
     elif case is not None or format_of(subject) == SCORE_EVIDENCE:
+        if outputs is not None or cells is not None or tokenizer is not None or ledger is not None:
+            raise typer.BadParameter("evidence of scores is recomputed from --case, --mark, --plan and --report alone")
         checks, left = of_scores(subject, case=case, mark=mark, plan=plan, report=report)
     else:
         from watermark.mark import Watermark

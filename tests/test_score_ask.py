@@ -303,6 +303,24 @@ def test_any_function_can_be_asked(tmp_path):
     np.testing.assert_array_equal(read_table(tmp_path / "b.parquet").columns["c2"], [1.0, 0.0] * 10)
 
 
+def test_a_batch_whose_words_are_all_missing_is_a_frame_like_the_others(tmp_path):
+    kinds = []
+
+    def function(frame):
+        kinds.append(type(frame).__name__)
+        return frame["amount"]
+
+    found = table({"amount": [1.0, 2.0], "city": ["", "Rome"]})
+    ask_scores(function, found, tmp_path / "a.csv", batch=1, twice=0)
+    assert kinds == ["DataFrame", "DataFrame"]
+
+
+def test_an_array_can_be_asked_too(tmp_path):
+    asked = ask_scores(lambda array: array[:, 1], np.array([[1.0, 0.25], [2.0, 0.5]]), tmp_path / "a.csv")
+    assert asked.answered == 2
+    assert read_table(tmp_path / "a.csv").columns["score"].tolist() == [0.25, 0.5]
+
+
 @pytest.mark.parametrize(
     "function, says",
     [
@@ -348,7 +366,7 @@ def test_an_onnx_file_is_asked(tmp_path):
     assert labels.twice.largest == 0
     with pytest.raises(OutputsInvalid, match="has no output 'logits'"):
         open_scorer(model, form=Form(path="logits"))
-    with pytest.raises(OutputsInvalid, match="column city should hold numbers"):
+    with pytest.raises(OutputsInvalid, match="^column city should hold numbers"):
         ask_scores(open_scorer(model), inputs(), tmp_path / "c.csv")
 
 

@@ -32,12 +32,14 @@ class Form:
     field: the member of the body that holds the rows, "inputs" or "instances"; "" where the body is the rows.
     layout: "lists" [[1, 2], …], "objects" [{"a": 1, "b": 2}, …], or "split" {"columns": […], "data": [[…], …]}.
     path: where the scores stand in the reply, as "predictions" or "outputs.0.data"; * goes through a list, as in
-    "predictions.*.scores"; "" finds the one list of as many entries as rows were sent.
+    "predictions.*.scores"; "" finds the one list of as many entries as rows were sent. empty: stands for a
+    missing word.
     """
 
     field: str = "inputs"
     layout: Layout = "lists"
     path: str = ""
+    empty: str | None = None
 
     def __post_init__(self) -> None:
         if self.layout not in _LAYOUTS:
@@ -58,9 +60,12 @@ class Form:
         return cleaned(found, count)
 
 
-def plain_rows(found: Table) -> list[list[Any]]:
-    """A table's rows as JSON values: whole numbers as such where a column has no others, null where one is missing."""
-    return [list(row) for row in zip(*(_plain(found.columns[name]) for name in found.names), strict=True)]
+def plain_rows(found: Table, *, empty: str | None = None) -> list[list[Any]]:
+    """A table's rows as JSON values: whole numbers as such where a column has no others, null where one is missing.
+
+    empty: stands for a missing word.
+    """
+    return [list(row) for row in zip(*(_plain(found.columns[name], empty) for name in found.names), strict=True)]
 
 
 def cleaned(found: Any, count: int) -> list[Any]:
@@ -121,9 +126,9 @@ def _floats(values: Sequence[Any]) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _plain(column: Any) -> list[Any]:
+def _plain(column: Any, empty: str | None) -> list[Any]:
     if column.dtype.kind != "f":
-        return [str(value) or None for value in column]
+        return [str(value) or empty for value in column]
     present = column[~np.isnan(column)]
     whole = bool((present == np.rint(present)).all() and np.abs(present).max(initial=0) < 2**53)
     return [None if value != value else int(value) if whole else value for value in column.tolist()]

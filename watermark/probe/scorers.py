@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from watermark.errors import ExtraMissing, OutputsInvalid
+from watermark.errors import ExtraMissing, OutputsInvalid, WatermarkError
 from watermark.files import sha256_of
 from watermark.probe.crew import Crew
 from watermark.probe.pace import LONGEST_WAIT, Budget, Limits, retry_after
@@ -25,7 +25,7 @@ from watermark.probe.question import Attempt, Attempts, Outcome, Question, Reply
 from watermark.probe.replies import error_text
 from watermark.probe.score_replies import BadScores, Form, cleaned, kind_of
 from watermark.probe.wire import NoResponse, Response, Wire, is_loopback
-from watermark.scores.table import Table, table
+from watermark.scores.table import Table
 
 _TRANSIENT = {408, 409, 425, 429}
 _PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
@@ -227,7 +227,7 @@ class CallableScorer:
     function: Callable[[Any], Any]
     name: str = "a function"
     returned: str | None = None
-    form: Form = field(default_factory=lambda: Form("", "split"))
+    form: Form = field(default_factory=lambda: Form("", "split", empty=""))
     _kind: str = field(default="null", repr=False)
 
     def describe(self) -> dict[str, Any]:
@@ -237,17 +237,19 @@ class CallableScorer:
         return Crew(self.attempt, questions, replace(limits, concurrency=1), budget)
 
     def attempt(self, question: Question, number: int) -> tuple[Attempt, float | None]:
-        sent = time.time()
+        sent, hint = time.time(), None
         asked = table_asked(question)
         try:
             rows = cleaned(self.answers(asked), len(asked))
             wrong = changed(self._kind, rows)
         except BadScores as error:
             wrong = str(error)
+        except WatermarkError as error:
+            wrong, hint = str(error), error.hint or "name the columns that the suspect takes, in its order"
         except Exception as error:  # whatever the suspect raises
             wrong = f"the suspect raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if wrong:
-            return Attempt(question, number, sent, time.time(), "fatal", error=wrong), None
+            return Attempt(question, number, sent, time.time(), "fatal", error=wrong, hint=hint), None
         self._kind = self._kind if self._kind != "null" else kind_of(rows)
         reply = reply_of(rows)
         digest = hashlib.sha256(reply.text.encode()).hexdigest()
@@ -334,7 +336,7 @@ def table_asked(question: Question) -> Table:
     """The inputs of a question whose prompt has the split layout."""
     held = json.loads(question.prompt.text)
     columns = zip(*held["data"], strict=True)
-    return table(dict(zip(held["columns"], (_column(list(column)) for column in columns), strict=True)))
+    return Table(dict(zip(held["columns"], (_column(list(column)) for column in columns), strict=True)))
 
 
 def reply_of(rows: list[Any]) -> Reply:

@@ -27,7 +27,7 @@ from watermark.probe.run import Progress, Run
 from watermark.probe.score_replies import Form, as_table, kind_of, plain_rows
 from watermark.probe.scorers import CallableScorer, HttpScorer, OnnxScorer, Scorer, open_scorer
 from watermark.prompts import Prompt
-from watermark.scores.table import Table, write_table
+from watermark.scores.table import Table, table, write_table
 
 __all__ = [
     "AskedScores",
@@ -118,7 +118,7 @@ class _Batches:
     stopped_at: int | None = None
 
     def __post_init__(self) -> None:
-        self._plain = plain_rows(self.inputs)
+        self._plain = plain_rows(self.inputs, empty=self.suspect.form.empty)
 
     def questions(self) -> list[Question]:
         starts = range(0, len(self.inputs), self.size)
@@ -166,7 +166,7 @@ class _Batches:
 
 def ask_scores(
     suspect: Scorer | Callable[[Any], Any],
-    inputs: Table,
+    inputs: Any,
     output: str | Path,
     *,
     batch: int = 64,
@@ -176,7 +176,7 @@ def ask_scores(
     stop: Stop | None = None,
     progress: Progress | None = None,
 ) -> AskedScores:
-    """Asks for a score of every row of `inputs`, those without one in `output` yet.
+    """Asks for a score of every row of `inputs` (see `scores.table`), those without one in `output` yet.
 
     suspect: from `open_scorer`, or any function of a batch, see `CallableScorer`. output: .csv or .parquet, one row for
     each input, empty where there is no answer; it is written however the run ends. batch: rows in one request.
@@ -185,7 +185,7 @@ def ask_scores(
     if the suspect cannot be asked (what came before is kept), LedgerInvalid if the log does not verify or belongs to
     another run, RunInterrupted on Ctrl-C.
     """
-    output, limits = Path(output), limits or Limits()
+    output, limits, inputs = Path(output), limits or Limits(), table(inputs)
     asked = _scorer(suspect)
     if batch < 1 or not len(inputs):
         raise OutputsInvalid(f"{len(inputs)} inputs in batches of {batch}; needed is at least one of each")
