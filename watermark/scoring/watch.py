@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from watermark.errors import OutputsInvalid, SuspectUnusable
+from watermark.errors import OutputsInvalid, SuspectUnusable, TooFewObservations
 from watermark.scores import keyed
 from watermark.scoring.answers import suspect_answers
 from watermark.scoring.case import look_points, read_case
@@ -90,7 +90,7 @@ class ScoreWatch:
         )
         try:
             read = found.residual
-        except SuspectUnusable:
-            return  # nothing yet that could depend on a key; `detect` says so if it stays like that
+        except (SuspectUnusable, TooFewObservations):
+            return  # nothing yet that could depend on a key, or too little; a test says so if it stays like that
         vector, direction = read.coefficients @ self._frame, self._direction @ self._frame
         self._process.update(vector.ravel(), direction.ravel())
