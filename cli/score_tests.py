@@ -67,6 +67,9 @@ def detect(
         list[str] | None, typer.Option(help="NAME=FILE, another model's answers to the same inputs; may be repeated.")
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="True classes, one column: for the mark's cost alone.")] = None,
+    only_labels: Annotated[
+        bool, typer.Option("--only-labels", help="Nobody was ever served more than labels; refused without dither.")
+    ] = False,
     logged: Annotated[
         bool,
         typer.Option("--logged", help="The inputs were served (to --account): also test the part of single inputs."),
@@ -80,7 +83,8 @@ def detect(
     alternative: Annotated[Alternative, typer.Option(help="Which way the suspect may lean.")] = Alternative.greater,
     decoys: Annotated[int, typer.Option(min=99, help="Decoy keys to rank among.")] = 999,
     stopped: Annotated[
-        bool, typer.Option("--stopped", help="The answers were collected until the e-process was content: it decides.")
+        bool,
+        typer.Option("--stopped", help="The answers were collected until the e-process was content: it alone decides."),
     ] = False,
     plan: Annotated[Path | None, typer.Option(help="The plan made before the first question; held to it.")] = None,
     exploratory: Annotated[
@@ -111,28 +115,30 @@ def detect(
     from watermark.scoring.detect import detect_scores
     from watermark.scoring.mark import ScoreWatermark
     from watermark.scoring.plan import read_score_plan
-    from watermark.scoring.tables import read_columns, truth_of
+    from watermark.scoring.tables import answered_rows, read_columns, truth_of
 
     fixed = None if plan is None else read_score_plan(plan)
     used, say, labels = ScoreWatermark.load(mark), stages(quiet=quiet), listed(classes)
     used = used.account(account, epoch=epoch) if account else used
     others = {name: Path(path) for name, path in named(control or []).items()}
-    owner = read_columns(clean)
+    owner, said = read_columns(clean), read_columns(answers)
     asked = inputs_or(inputs, owner, used)
+    owners = _predictions(used.scheme, asked, surrogates, train_on, train_answers, train_kinds, keep_surrogates, say)
+    known = None if truth is None else truth_of(read_columns(truth), used.scheme, labels=labels)
+    some = slice(answered_rows(said) if stopped else None)
     files = {"answers": answers, "clean": clean, "inputs": inputs, "surrogates": surrogates, "truth": truth}
     evidence = detect_scores(
         used,
-        asked,
-        read_columns(answers),
-        owner,
-        surrogates=_predictions(
-            used.scheme, asked, surrogates, train_on, train_answers, train_kinds, keep_surrogates, say
-        ),
-        controls={name: read_columns(path) for name, path in others.items()},
+        asked.rows(some),
+        said.rows(some),
+        owner.rows(some),
+        surrogates=None if owners is None else owners[some],
+        controls={name: read_columns(path).rows(some) for name, path in others.items()},
         labels=labels,
-        truth=None if truth is None else truth_of(read_columns(truth), used.scheme, labels=labels),
+        truth=None if known is None else known[some],
+        served="labels" if only_labels else "scores",
         logged=logged,
-        alpha=alpha or (0.001 if fixed is None else fixed.level),
+        alpha=alpha,
         alternative=alternative.value,
         decoys=decoys,
         stopped=stopped,

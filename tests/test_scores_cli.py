@@ -606,6 +606,28 @@ def test_probe_stops_when_the_e_process_is_content_and_detect_agrees(folder, tmp
     assert (evidence["verdict"], evidence["log10_p"]) == ("evidence found", pytest.approx(-summary["log10_e"]))
 
 
+def test_a_run_that_stopped_early_keeps_to_a_plan_that_let_it(folder, tmp_path):
+    plan = ("scores", "plan", "--mark", "ours.wmark", "--inputs", "x.csv", "--clean", "clean.csv", "--output")
+    for name, more in (("stops.json", ("--stop-at", "e-process")), ("asks-all.json", ())):
+        assert told(*plan, tmp_path / name, *more, cwd=folder).returncode == 0
+    answers = read_table(folder / "suspect.csv").numbers(["good", "bad"])
+    answers[100:] = np.nan
+    write_table(Table({"good": answers[:, 0], "bad": answers[:, 1]}), folder / "stopped.csv")
+    given = instead("--answers", "stopped.csv")
+    held = detect(folder, "--stopped", "--plan", tmp_path / "stops.json", "--decoys", 99, given=given)
+    assert held.returncode == 0, held.stderr
+    assert "plan          confirmatory" in held.stdout
+    assert "read          100 answers as probabilities\n" in held.stdout
+    refused = detect(folder, "--stopped", "--plan", tmp_path / "asks-all.json", given=given)
+    assert (refused.returncode, "planned was no such stop" in refused.stderr) == (1, True)
+
+
+def test_labels_that_carry_no_mark_are_not_tested(folder):
+    done = detect(folder, "--only-labels")
+    assert (done.returncode, "has seen nothing of the key" in done.stderr) == (1, True)
+    assert "--output labels" in done.stderr
+
+
 def test_probe_of_an_innocent_suspect_goes_on_to_the_end(folder, tmp_path):
     with fake(answering(folder, "other.csv", "p")) as server:
         done = told(

@@ -62,6 +62,13 @@ def served(
     return Table(dict(zip(answers.names, columns, strict=True)))
 
 
+def answered_rows(answers: Table) -> int:
+    """How many rows there are up to the last that holds an answer: where a run that stopped early ended."""
+    held = [~np.isnan(c) if c.dtype.kind == "f" else c != "" for c in answers.columns.values()]
+    found = np.flatnonzero(np.any(held, axis=0))
+    return int(found[-1]) + 1 if len(found) else len(answers)
+
+
 def predictions_of(found: Table, scheme: Direction) -> NDArray[np.float64]:
     """Surrogates' predictions (n, S, channels), from columns surrogate by surrogate, each with its channels in order.
 
