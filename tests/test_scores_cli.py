@@ -15,13 +15,17 @@ import pytest
 from fake_endpoint import fake
 from test_cli import wmark
 
+from watermark.errors import OutputsInvalid
 from watermark.keys import decoy_keys
 from watermark.probe.score_replies import plain_rows
+from watermark.scores.direction import Direction
 from watermark.scores.table import Table, read_table, write_table
 from watermark.scoring.case import Case
 from watermark.scoring.evidence import ScoreEvidence
 from watermark.scoring.ledger import read_score_ledger, served_inputs
 from watermark.scoring.mark import ScoreWatermark
+from watermark.scoring.tables import predictions_of, predictions_table, truth_of
+from watermark.scoring.watch import ScoreWatch
 
 COMMANDS = ("keygen", "generate", "tune", "calibrate", "plan", "probe", "detect", "attribute")
 SUSPECT = ("--inputs", "x.csv", "--answers", "suspect.csv", "--clean", "clean.csv")
@@ -711,6 +715,49 @@ def test_values_need_inputs_and_round_to_digits(folder, tmp_path):
     assert (np.round(found, 1) == found).all()
     assert 0 < np.abs(found - price).max() <= 0.02 * price.std() + 0.06
     assert "first class" not in done.stderr
+
+
+def test_surrogates_are_laid_out_one_after_the_other():
+    predictions = np.random.default_rng(0).dirichlet(np.ones(3), (5, 2))
+    found = predictions_table(predictions)
+    assert found.names == ["s0_c0", "s0_c1", "s0_c2", "s1_c0", "s1_c1", "s1_c2"]
+    np.testing.assert_array_equal(predictions_of(found, Direction(channels=3)), predictions)
+    with pytest.raises(OutputsInvalid, match="have 5 columns, which is no multiple of 3 channels"):
+        predictions_of(found.without(["s1_c2"]), Direction(channels=3))
+    both = predictions_table(np.stack([1 - predictions[..., 0], predictions[..., 0]], axis=-1))
+    second = both.without(["s0_c0", "s1_c0"])
+    for layout in (both, second):  # of two classes, both or the second
+        np.testing.assert_allclose(predictions_of(layout, Direction())[..., 1], predictions[..., 0])
+
+
+def test_true_classes_are_numbers_or_names():
+    scheme = Direction(channels=2)
+    named = Table({"y": np.array(["yes", "no", "yes"])})
+    assert truth_of(named, scheme).tolist() == [1, 0, 1]
+    assert truth_of(named, scheme, labels=("yes", "no")).tolist() == [0, 1, 0]
+    assert truth_of(Table({"y": np.array([0.0, 1.0])}), scheme).tolist() == [0, 1]
+    for labels, says in ((("yes", "never"), "the true class 'no' is none of yes, never"), (("a",), "is none of a")):
+        with pytest.raises(OutputsInvalid, match=says):
+            truth_of(named, scheme, labels=labels)
+    with pytest.raises(OutputsInvalid, match="should be one column, found 2"):
+        truth_of(Table({"a": np.zeros(2), "b": np.zeros(2)}), scheme)
+
+
+def test_a_watch_goes_past_answers_that_say_nothing_yet(folder):
+    mark, inputs = ScoreWatermark.load(folder / "ours.wmark"), read_table(folder / "x.csv")
+    clean = read_table(folder / "clean.csv").columns["bad"]
+    said = read_table(folder / "suspect.csv").columns["bad"].copy()
+    said[:100] = clean[:100]
+    watch = ScoreWatch(mark, inputs, clean, alpha=1e-9)
+    assert watch(Table({"p": said[:120]})) is None
+    assert (watch.looks, watch.log10_e) == ([100], 0.0)
+    watch(Table({"p": said}))
+    assert watch.looks[:3] == [100, 150, 225]
+    assert watch.log10_e > 1
+    with pytest.raises(OutputsInvalid, match="the level must lie between 0 and 1"):
+        ScoreWatch(mark, inputs, clean, alpha=1.0)
+    with pytest.raises(OutputsInvalid, match="3 clean answers for 900 inputs"):
+        ScoreWatch(mark, inputs, clean[:3], alpha=0.01)
 
 
 @pytest.mark.slow
