@@ -185,31 +185,36 @@ def _costs(rows: Sequence[Row]) -> list[str]:
 
 def _exact(rows: Sequence[Row]) -> list[str]:
     chosen = [row for row in rows if row["group"] == "exact"]
+    if not chosen:
+        return []
+    keys, alphas = chosen[0]["found"]["keys"], ("0.05", "0.01", "0.001")
+    bounds = ", ".join(f"{2 * (float(a) * (1 - float(a)) / keys) ** 0.5:.4f} at {a}" for a in alphas)
     lines: list[str] = []
     for row in chosen:
         found = row["found"]
-        keys, alphas = found["keys"], ("0.05", "0.01", "0.001")
-        bounds = ", ".join(f"{2 * (float(a) * (1 - float(a)) / keys) ** 0.5:.4f} at {a}" for a in alphas)
-        lines += [f"## Exactness: {TASKS[row['task']]}, {row['kind']} basis, {found['dimensions']:,} dimensions", ""]
-        lines += [
-            f"Share of {keys:,} keys that each innocent suspect is rejected under, by our test; two binomial standard",
-            f"errors are {bounds}; * is beyond. The naive test (Pearson's correlation of the suspect's deviation",
-            f"with the mark, and its t-test) over {found['naive keys']:,} keys at 0.01.",
-            "",
-        ]
-        lines += _header(
-            "suspect", *(f"own surrogates, {a}" for a in alphas), *(f"alone, {a}" for a in alphas), "naive, 0.01"
-        )
+        lines += [f"### {TASKS[row['task']]}, {row['kind']} basis, {found['dimensions']:,} dimensions", ""]
+        lines += _header("suspect", *(f"own, {a}" for a in alphas), *(f"alone, {a}" for a in alphas), "naive, 0.01")
         for name, told in found.items():
             if isinstance(told, dict):
-                ours = [
-                    _within(told[which][a], float(a), keys)
-                    for which in ("own surrogates", "no surrogates")
-                    for a in alphas
-                ]
+                surrogates = ("own surrogates", "no surrogates")
+                ours = [_within(told[which][a], float(a), keys) for which in surrogates for a in alphas]
                 lines.append(_row(name, *ours, f"{told['naive']['0.01']:.3f}"))
         lines.append("")
-    return lines
+    beyond = sum(line.count("*") for line in lines)
+    return [
+        "## Exactness",
+        "",
+        f"Share of {keys:,} keys that each innocent suspect is rejected under, by our test; two binomial standard",
+        f"errors are {bounds}; * is beyond: {beyond} of {_rates(chosen)} rates, where a",
+        f"perfect test has {0.0455 * _rates(chosen):.0f}. The naive test is Pearson's correlation of the suspect's deviation",
+        f"with the mark and its t-test, over {chosen[0]['found']['naive keys']:,} keys.",
+        "",
+        *lines,
+    ]
+
+
+def _rates(chosen: Sequence[Row]) -> int:
+    return sum(6 for row in chosen for told in row["found"].values() if isinstance(told, dict))
 
 
 def _within(rate: float, alpha: float, keys: int) -> str:
