@@ -448,13 +448,13 @@ def test_a_stopped_run_is_held_to_the_planned_inputs_up_to_its_look(world, expos
         mark, probes[some], exposed[0][some], b[some], surrogates=predictions[some], plan=plan, stopped=True
     )
     assert kept.plan["status"] == "confirmatory"
-    with pytest.raises(PlanMismatch, match="the inputs is not the planned one"):
+    with pytest.raises(PlanMismatch, match="the inputs: other than planned"):
         detect_scores(
             mark, probes[1:][some], exposed[0][1:][some], b[1:][some], surrogates=predictions[1:][some], plan=plan,
             stopped=True,
         )  # fmt: skip
     off = slice(count + 5)  # between two looks
-    with pytest.raises(PlanMismatch, match="the inputs is not the planned one"):
+    with pytest.raises(PlanMismatch, match="the inputs: other than planned"):
         detect_scores(mark, probes[off], exposed[0][off], b[off], surrogates=predictions[off], plan=plan, stopped=True)
 
 
@@ -469,7 +469,7 @@ def test_after_early_stopping_only_fixed_looks_bet(world, exposed):
 def test_a_plan_minds_logged_inputs_alpha_and_unanswered_ones(world, exposed):
     mark, _, _, probes, b, _ = world
     plan = plan_scores(mark, probes, b, logged=True)
-    with pytest.raises(PlanMismatch, match="logged ones"):
+    with pytest.raises(PlanMismatch, match="logged inputs or fresh ones: other than planned"):
         detect_scores(mark, probes, exposed[0], b, plan=plan)
     plan = plan_scores(mark, probes, b, alpha=0.01)
     with pytest.raises(PlanMismatch, match="alpha is 0.001, planned was 0.01"):
@@ -488,3 +488,16 @@ def test_truth_is_that_of_the_rows_that_were_kept(world, exposed):
     assert evidence.cost.log_loss is not None
     with pytest.raises(OutputsInvalid, match="3 true answers for 4000 inputs"):
         detect_scores(mark, probes, silent, b, truth=truth[:3])
+
+
+def test_a_first_look_that_cannot_be_read_is_left_out():
+    """Embeddings of many dimensions need more answers than the first look has."""
+    rng = np.random.default_rng(4)
+    x = inputs(1500, 41)
+    e = np.tanh((x - x.mean(axis=0)) / x.std(axis=0) @ rng.normal(size=(10, 64))) + 0.01 * rng.normal(size=(1500, 64))
+    mark = ScoreWatermark.generate(e, output="embeddings", channels=64, epsilon=0.2)
+    said = mark.tilt(e, e) @ np.linalg.qr(rng.normal(size=(64, 64)))[0] + 0.01 * rng.normal(size=e.shape)
+    evidence = detect_scores(mark, e, said, e)
+    assert evidence.log10_p < -6
+    assert evidence.looks[0].answers > 100
+    assert "linear in the clean embedding" in evidence.method

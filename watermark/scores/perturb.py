@@ -85,6 +85,9 @@ def rounded(p: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
         unit = 10.0**-digits
         found = np.where((p > 0.5) & (found <= 0.5), 0.5 + unit, found)
         return np.asarray(np.where((p < 0.5) & (found >= 0.5), 0.5 - unit, found))
+    if p.shape[1] == 2:
+        second = rounded(p[:, 1], digits)
+        return np.column_stack([np.round(1 - second, digits), second])
     rows, top, unit = np.arange(len(p)), p.argmax(axis=1), 10.0**-digits
     found = np.round(p, digits)
     others = found.copy()

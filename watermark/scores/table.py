@@ -171,7 +171,8 @@ def _finite(name: str, column: NDArray[np.float64]) -> NDArray[np.float64]:
     if infinite.any():
         raise OutputsInvalid(
             f"column {name} holds {int(infinite.sum())} infinities, the first in row {int(infinite.argmax()) + 1}; "
-            "a value is a finite number or missing"
+            "a value is a finite number or missing",
+            hint="leave the field empty where there is no value",
         )
     return column
 

@@ -140,6 +140,8 @@ class Case:
     def load(cls, path: str | Path) -> Case:
         """Reads a case. Raises ReportInvalid."""
         try:
+            if not zipfile.is_zipfile(path):
+                raise ReportInvalid(f"{path} is no readable case of scores: it is no NumPy archive")
             with np.load(Path(path), allow_pickle=False) as held:
                 described = json.loads(held["described"].tobytes())
                 if described.get("format") != CASE:
@@ -255,8 +257,7 @@ def _as_table(inputs: Any, basis: Basis) -> Table:
 
 def _clean(clean: Any, scheme: Direction) -> NDArray[np.float64]:
     given = clean.numbers(clean.names) if isinstance(clean, Table) else np.asarray(clean, dtype=np.float64)
-    if given.ndim == 2 and given.shape[1] == 1:
-        given = given[:, 0]
+    given = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     try:
         return as_rows(given, scheme)
     except OutputsInvalid as error:
@@ -292,7 +293,8 @@ def _same_rows(
     for what, count in counts.items():
         if count != len(found):
             raise OutputsInvalid(
-                f"{what} have {count} rows, the inputs {len(found)}; row by row they should answer the same inputs"
+                f"{what} have {count} rows, the inputs {len(found)}; row by row they should answer the same inputs",
+                hint="keep a row for every input, and leave it empty where there is no answer",
             )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from watermark.errors import EmbeddingRefused, OutputsInvalid
+from watermark.errors import EmbeddingRefused, OutputsInvalid, SuspectUnusable, TooFewObservations
 from watermark.evidence import Verdict
 from watermark.files import sha256_of
 from watermark.keys import Key, decoy_keys
@@ -26,7 +26,7 @@ from watermark.scores.direction import cosine
 from watermark.scoring.case import Case, look_points, read_case
 from watermark.scoring.evidence import Carried, Cost, KeyTest, Look, ScoreControl, ScoreEvidence, Shown
 from watermark.scoring.plan import ALPHA, Run, ScorePlan, hold
-from watermark.scoring.residual import channels_of, key_free
+from watermark.scoring.residual import Residual, channels_of, key_free
 from watermark.stats.laws import Alternative
 from watermark.stats.rank import rank_pvalue
 from watermark.stats.sphere import DirectionProcess, log10_evalue, log10_pvalue
@@ -232,6 +232,14 @@ def together(tests: list[KeyTest], looks: list[Look], *, stopped: bool) -> float
     return min(0.0, min(test.log10_p for test in tests) + math.log10(len(tests))) + 0.0
 
 
+def _early(found: Case, count: int) -> Residual | None:
+    """What the first answers hold; None where they are too few to be read, or hold nothing to test yet."""
+    try:
+        return found.residual_of(found.suspect, count)
+    except (TooFewObservations, SuspectUnusable):
+        return None
+
+
 def level_of_each(alpha: float, tests: int, alternative: Alternative) -> float:
     """The one-sided level that one of so many tests is held to."""
     return alpha / tests / (2 if alternative == "two-sided" else 1)
@@ -250,7 +258,9 @@ def looks_at(mark: ScoreWatermark, found: Case, alternative: Alternative, *, sto
     frame = zero_sum_frame(mark.scheme.width) if mark.scheme.zero_sum else np.eye(mark.scheme.width)
     looks = []
     for count in look_points(len(found), mark.basis.size):
-        read = found.residual if count == len(found) else found.residual_of(found.suspect, count)
+        read = found.residual if count == len(found) else _early(found, count)
+        if read is None:
+            continue
         evidence = process.log10_e
         if count in fixed or not stopped:
             evidence = process.update((read.coefficients @ frame).ravel(), (direction @ frame).ravel())
@@ -356,6 +366,8 @@ def refuse_labels_alone(mark: ScoreWatermark) -> None:
 
 def method_of(found: Case, tests: list[KeyTest], alternative: Alternative, *, stopped: bool) -> str:
     taken = f"the clean answer (degree 5) and {0 if found.surrogates is None else found.surrogates.shape[1]} surrogates"
+    if found.scheme.output == "embeddings":
+        taken = taken.replace("the clean answer (degree 5)", "all that is linear in the clean embedding")
     if found.shows == "labels":
         taken = taken.replace("the clean answer (degree 5)", "the labels' isotonic expectation given the clean answer")
     if stopped:

@@ -64,6 +64,7 @@ class ScoreWatermark:
         scale: tuple[float, ...] = ()
         if answers is not None:
             found = np.asarray(answers, dtype=np.float64)
+            found = found[:, 0] if found.ndim == 2 and found.shape[1] == 1 and output != "values" else found
             channels = found.shape[1] if found.ndim == 2 else (1 if output == "values" else 2)
             if output == "values":
                 scale = tuple(float(s) for s in np.atleast_1d(found.std(axis=0)))

@@ -169,7 +169,7 @@ def departures_of(plan: ScorePlan, run: Run) -> list[str]:
     A run that stopped early is held to the planned inputs up to its look: it may stop at planned looks alone.
     """
     has, wanted = run.committed, plan.committed
-    if run.stopped and plan.stopping == "e-process":
+    if run.stopped and plan.stopping == "e-process" and has["queries"] != wanted["queries"]:
         wanted = plan.looks.get(str(run.count), wanted)
     pairs = [
         ("the key", run.commitment, plan.mark["commitment"]),
@@ -178,9 +178,9 @@ def departures_of(plan: ScorePlan, run: Run) -> list[str]:
         ("the clean answers", has["clean"], wanted["clean"]),
         ("the surrogates' predictions", has["surrogates"], wanted["surrogates"]),
         ("the alternative", run.alternative, plan.alternative),
-        ("whether the inputs are logged ones", run.logged, plan.logged),
+        ("logged inputs or fresh ones", run.logged, plan.logged),
     ]
-    departures = [f"{what} is not the planned one" for what, now, then in pairs if now != then]
+    departures = [f"{what}: other than planned" for what, now, then in pairs if now != then]
     if run.alpha is not None and not math.isclose(run.alpha, plan.level):
         departures.append(f"alpha is {run.alpha:g}, planned was {plan.level:g}")
     if run.stopped and plan.stopping == "none":

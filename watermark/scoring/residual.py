@@ -62,7 +62,10 @@ def residual(
             hint="ask the suspect for more inputs, or make a mark with a smaller basis",
         )
     if np.ptp(suspect, axis=0).max() < _CONSTANT:
-        raise SuspectUnusable("the suspect answers every input alike; nothing can depend on a key")
+        raise SuspectUnusable(
+            "the suspect answers every input alike; nothing can depend on a key",
+            hint="ask for scores, not for a default, and check that the inputs reach the suspect",
+        )
     if np.abs(suspect - clean).max() < _CONSTANT:
         raise SuspectUnusable(
             "the suspect's answers are the clean answers themselves, to the last digit",

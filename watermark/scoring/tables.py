@@ -63,10 +63,13 @@ def served(
 
 
 def answered_rows(answers: Table) -> int:
-    """How many rows there are up to the last that holds an answer: where a run that stopped early ended."""
+    """How many rows there are up to the last that holds an answer: where a run that stopped early ended.
+
+    All of them if one before it holds none: a plan then knows the run by all inputs, not by its first ones.
+    """
     held = [~np.isnan(c) if c.dtype.kind == "f" else c != "" for c in answers.columns.values()]
     found = np.flatnonzero(np.any(held, axis=0))
-    return int(found[-1]) + 1 if len(found) else len(answers)
+    return len(found) if len(found) and len(found) == found[-1] + 1 else len(answers)
 
 
 def predictions_of(found: Table, scheme: Direction) -> NDArray[np.float64]:
