@@ -206,8 +206,8 @@ def _exact(rows: Sequence[Row]) -> list[str]:
         "",
         f"Share of {keys:,} keys that each innocent suspect is rejected under, by our test; two binomial standard",
         f"errors are {bounds}; * is beyond: {beyond} of {_rates(chosen)} rates, where a",
-        f"perfect test has {0.0455 * _rates(chosen):.0f}. The naive test is Pearson's correlation of the suspect's deviation",
-        f"with the mark and its t-test, over {chosen[0]['found']['naive keys']:,} keys.",
+        f"perfect test has {0.0455 * _rates(chosen):.0f}. The naive test is Pearson's correlation of deviation and",
+        f"the mark, over {chosen[0]['found']['naive keys']:,} keys.",
         "",
         *lines,
     ]
