@@ -13,14 +13,14 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from baselines import published
 from make import read, under
-from slopes import judged, seen, with_logprobs
+from slopes import judged, observed, readings, seen, with_logprobs
 
 from watermark.embed.answers import Model, Sampling, write_answers
 from watermark.files import append_whole, canonical_json
@@ -89,13 +89,21 @@ def tested(work: Path, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if told["change"] != "retokenized" and len(told["parts"]) <= MANY:
         for (account, share), result in zip(keys, published(student, read(probes), marks), strict=True):
             yield _row(told, account, share, "published", None, asdict(result))
+    done: dict[tuple[str, Path, str | None], list[Any]] = {}
     for named, outputs, reference in ways:
         access = named.removesuffix(LEDGER)
-        beside = models[reference] if reference else None
-        often = served if named.endswith(LEDGER) else None
-        observed = seen(access, outputs, mark, tokenizer, student, beside, often)
+        if access == "text" and reference is None:
+            found = seen(access, outputs, mark, tokenizer, student, None)
+        else:
+            read_once = (access, outputs, reference)
+            if reference is None and (access, outputs, "base") in done:  # the same texts before the same student
+                done[read_once] = [replace(reading, reference=None) for reading in done[access, outputs, "base"]]
+            if read_once not in done:
+                beside = models[reference] if reference else None
+                done[read_once] = readings(access, outputs, mark, tokenizer, student, beside)
+            found = observed(done[read_once], mark, tokenizer, served if named.endswith(LEDGER) else None)
         for (account, share), marked in zip(keys, marks, strict=True):
-            figures = _figures(judged(observed, access, reference, marked, outputs))
+            figures = _figures(judged(found, access, reference, marked, outputs))
             yield _row(told, account, share, named, reference, figures)
 
 

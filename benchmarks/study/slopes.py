@@ -133,18 +133,36 @@ def test(work: Path, told: dict[str, Any]) -> Iterator[Row]:
                 )
 
 
-def seen(access: str, outputs: Path, mark: Any, tokenizer: Any, student: Any, reference: Any, often: Any = None) -> Any:
-    """What `detect` reads, read once for all keys. often: how often windows were served, as a ledger tells it."""
-    from watermark.access import Found, Request, read
+def seen(access: str, outputs: Path, mark: Any, tokenizer: Any, student: Any, reference: Any) -> Any:
+    """What `detect` reads, read once for all keys."""
+    from watermark.access import Found
     from watermark.observe import observe
     from watermark.outputs import Outputs
 
     if access == "text" and reference is None:
         return Found(observe(Outputs(outputs), mark, tokenizer=tokenizer))
-    named = "text and reference" if access == "text" else access
-    request = Request(Outputs(outputs), mark, tokenizer, often=often)
-    found = read(request, named, suspect=student, reference=reference, controls={}, say=lambda word, count: None)
-    return Found(found.seen, list(found.stages))
+    return observed(readings(access, outputs, mark, tokenizer, student, reference), mark, tokenizer)
+
+
+def readings(access: str, outputs: Path, mark: Any, tokenizer: Any, student: Any, reference: Any) -> list[Any]:
+    """What is read of every text, by the package's own readers; models are put before it once."""
+    from watermark.outputs import Outputs
+    from watermark.probe.reading import read_logprobs, read_models, read_texts
+
+    source = Outputs(outputs)
+    if access == "logits":
+        return [row[0] for row in read_models(source, [student], mark, tokenizer, reference=reference)]
+    reader = read_logprobs if access == "log-probabilities" else read_texts
+    return list(reader(source, mark, tokenizer, reference=reference))
+
+
+def observed(read: list[Any], mark: Any, tokenizer: Any, often: Any = None) -> Any:
+    """Readings as `detect` weighs them. often: how often windows were served, as a ledger tells it."""
+    from watermark.access import Found
+    from watermark.observe import observe_readings
+
+    seen, stages = observe_readings(read, mark, tokenizer=tokenizer, often=often)
+    return Found(seen, list(stages))
 
 
 def judged(found: Any, access: str, reference: str | None, mark: Any, outputs: Path) -> Any:
