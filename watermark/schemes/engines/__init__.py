@@ -9,7 +9,11 @@ from watermark.schemes.engines.lm_watermarking import LmWatermarking
 from watermark.schemes.engines.markllm import MarkLlmKgw, MarkLlmUnigram
 from watermark.schemes.engines.owmark import Owmark
 from watermark.schemes.engines.sbw import SbwLeftHash
+from watermark.schemes.engines.sglang import SglangDualGumbel, SglangGumbel
+from watermark.schemes.engines.synthid import HfSynthid, SynthidText
+from watermark.schemes.engines.textseal import TextsealGreenList, TextsealGumbel
 from watermark.schemes.engines.three_bricks import ThreeBricks
+from watermark.schemes.engines.vllm import VllmDualGumbel, VllmGumbel, VllmHmacGumbel, VllmSynthid
 
 __all__ = ["ENGINES"]
 
@@ -21,4 +25,14 @@ ENGINES: dict[str, type[Any]] = {
     Owmark.name: Owmark,
     SbwLeftHash.name: SbwLeftHash,
     ThreeBricks.name: ThreeBricks,
+    VllmGumbel.name: VllmGumbel,
+    VllmDualGumbel.name: VllmDualGumbel,
+    VllmHmacGumbel.name: VllmHmacGumbel,
+    VllmSynthid.name: VllmSynthid,
+    SglangGumbel.name: SglangGumbel,
+    SglangDualGumbel.name: SglangDualGumbel,
+    TextsealGreenList.name: TextsealGreenList,
+    TextsealGumbel.name: TextsealGumbel,
+    HfSynthid.name: HfSynthid,
+    SynthidText.name: SynthidText,
 }
