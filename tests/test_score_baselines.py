@@ -92,6 +92,7 @@ def test_wrong_labels_are_found_in_who_memorises_and_in_nobody_else(published: M
     assert published.WrongLabels(b"o" * 32, 0.01).log10_p(marked, p, x) > -3
 
 
+@pytest.mark.slow
 def test_wrong_labels_test_keeps_its_promise(published: ModuleType) -> None:
     """400 keys against one suspect that errs on a tenth of the rows: rejections at 0.05 within the binomial bound."""
     rng = np.random.default_rng(5)
@@ -150,7 +151,9 @@ def test_parts_of_a_task_do_not_overlap(scores: dict[str, ModuleType]) -> None:
     np.testing.assert_array_equal(made.inputs("thief", 50), made.inputs("thief", 50))
 
 
-@pytest.mark.parametrize("kind", ["boosted", "small", "network", "forest", "neighbours", "linear"])
+@pytest.mark.parametrize(
+    "kind", ["boosted", "small", pytest.param("network", marks=pytest.mark.slow), "forest", "neighbours", "linear"]
+)
 def test_students_learn_their_teacher(scores: dict[str, ModuleType], kind: str) -> None:
     rng = np.random.default_rng(8)
     x = rng.normal(size=(600, 4))
