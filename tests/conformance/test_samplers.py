@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,33 @@ def test_two_keys_score_the_weighted_sum_of_both_statistics() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_two_keys_have_the_stated_share_at_every_mixture(alpha: float) -> None:
     assert VllmDualGumbel(alpha=alpha).null.p == pytest.approx(0.25, abs=5e-4)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=named)
+@pytest.mark.parametrize("window", [1, 4, 9])
+def test_numba_and_numpy_agree_to_the_bit(scheme: Any, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    scheme, key = replace(scheme, window=window), an_engine_key(scheme)
+    windows, tokens = cells(window, 3_000)
+    monkeypatch.setenv("WMARK_NUMBA", "1")
+    compiled = scheme.score(windows, tokens, key)
+    monkeypatch.setenv("WMARK_NUMBA", "0")
+    assert np.array_equal(compiled, scheme.score(windows, tokens, key))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_both_backends_have_the_engines_words(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend == "numba":
+        pytest.importorskip("numba")
+    monkeypatch.setenv("WMARK_NUMBA", str(int(backend == "numba")))
+    assert agrees("vllm_philox_5", uniforms(vllm.words_of(*cells(5), KEYS[2])))
+    windows, tokens = cells(5)
+    assert agrees("sglang_words_5", sglang.token_words(sglang.window_hashes(windows), tokens, KEYS[2]))
+    ngrams = np.column_stack(cells(4))[:5_000]
+    layers = synthid.iterated_layers(ngrams, layer_keys())
+    ones, first = synthid.iterated_ones(ngrams, layer_keys())
+    assert np.array_equal(ones, layers.sum(axis=1, dtype=np.int64))
+    assert np.array_equal(first, layers[:, 0])
 
 
 def test_vllm_synthid_reads_the_lowest_bits_of_the_word() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from watermark import prf
 from watermark.schemes.engines.murmur import murmur32, unhash_last
 from watermark.schemes.engines.sampler import Sampler, check_gamma, check_window, first_level
 from watermark.stats.laws import Bernoulli
@@ -117,6 +118,10 @@ def window_hashes(contexts: ArrayLike) -> U32:
 
 def token_words(hashes: U32, choices: ArrayLike, key: int) -> U32:
     """The 32-bit word of each token (n,) after windows of these hashes (n,), under a 64-bit key."""
+    if prf.backend() == "numba":
+        from watermark.schemes.engines import sampler_compiled
+
+        return sampler_compiled.murmur_words(hashes, _ids(choices), key)
     return murmur32([*_halves(key), hashes, _ids(choices)])
 
 

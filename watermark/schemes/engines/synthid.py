@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from watermark import prf
 from watermark.schemes.engines.sampler import Sampler, check_depth, check_window, most, share_of_most
 from watermark.stats.laws import Bernoulli
 
@@ -154,8 +155,7 @@ class SynthidText(Sampler):
     def score(self, contexts: ArrayLike, choices: ArrayLike, key: Key) -> NDArray[np.int64]:
         """1 where most layers are ones. contexts: (n, h); choices: (n,). Returns (n,)."""
         words = key.engine_words(self.depth, f"{self.name}/{self.version}")
-        bits = iterated_layers(np.column_stack([_ids(contexts), _ids(choices)]), words)
-        return most(bits.sum(axis=1, dtype=np.int64), bits[:, 0], self.depth)
+        return most(*iterated_ones(np.column_stack([_ids(contexts), _ids(choices)]), words), self.depth)
 
     @property
     def null(self) -> Bernoulli:
@@ -197,16 +197,30 @@ def table_layers(ngrams: ArrayLike, keys: Sequence[int], *, size: int = 65536, s
     return found
 
 
+def iterated_ones(ngrams: ArrayLike, keys: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(ones among the layers, the first layer's bit) of ngrams (n, h + 1). Returns (n,) each."""
+    if prf.backend() == "numba":
+        from watermark.schemes.engines import sampler_compiled
+
+        words = np.array(keys, dtype=np.uint64)
+        return sampler_compiled.iterated_ones(_started(_ids(ngrams), words), words)
+    bits = iterated_layers(ngrams, keys)
+    return bits.sum(axis=1, dtype=np.int64), bits[:, 0].astype(np.int64)
+
+
 def iterated_layers(ngrams: ArrayLike, keys: Sequence[int]) -> NDArray[np.uint8]:
     """All g-values of ngrams (n, h + 1) under a key for each layer. Returns (n, depth)."""
     ids, words = _ids(ngrams), np.array(keys, dtype=np.uint64)
-    digest = hashlib.sha256(words.astype("<u8").tobytes()).digest()
-    first = np.uint64(int.from_bytes(digest, "big") % (2**63 - 1))
     found = np.empty((len(ids), len(words)), dtype=np.uint8)
     for start in range(0, len(ids), _BLOCK):
-        rows = ids[start : start + _BLOCK]
-        found[start : start + _BLOCK] = _iterated(hashed(np.full(len(rows), first), rows), words)
+        found[start : start + _BLOCK] = _iterated(_started(ids[start : start + _BLOCK], words), words)
     return found
+
+
+def _started(ngrams: U64, words: U64) -> U64:
+    """The hash of ngrams from the start that the layers' keys give."""
+    digest = hashlib.sha256(words.astype("<u8").tobytes()).digest()
+    return hashed(np.full(len(ngrams), int.from_bytes(digest, "big") % (2**63 - 1), dtype=np.uint64), ngrams)
 
 
 def _iterated(sums: U64, words: U64) -> NDArray[np.uint8]:

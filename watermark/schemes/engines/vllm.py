@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from watermark import prf
 from watermark.schemes.engines.philox import MASK, halves, philox10
 from watermark.schemes.engines.sampler import (
     Sampler,
@@ -194,6 +195,10 @@ def words_of(contexts: ArrayLike, choices: ArrayLike, key: int) -> NDArray[np.ui
     """Each cell's 32-bit word under a 64-bit key. contexts: (n, h) ids, -1 before the text; choices: (n,)."""
     windows = np.asarray(contexts).astype(np.uint32, copy=False)
     tokens = np.asarray(choices).astype(np.uint32, copy=False)
+    if prf.backend() == "numba":
+        from watermark.schemes.engines import sampler_compiled
+
+        return sampler_compiled.philox_words(windows, tokens, key)
     drawn = np.empty(len(tokens), dtype=np.uint64)
     for start in range(0, len(tokens), _BLOCK):
         part = slice(start, start + _BLOCK)
