@@ -52,7 +52,7 @@ def cases(scheme: str, key: list[int], parameters: dict[str, Any], mask: Mask, *
 
 def lm_watermarking(peers: Path) -> Iterator[dict[str, Any]]:
     """Lists of WatermarkBase for the freeform name of each function and width."""
-    processor = _loaded(peers / "lm-watermarking", "extended_watermark_processor")
+    processor = loaded(peers / "lm-watermarking", "extended_watermark_processor")
     forms = [("additive", 1), ("additive", 4), ("minfunc", 3), ("position", 3), ("skipgram", 5)]
     for (vocabulary, _), (function, width), key in _crossed(forms):
         made = processor.WatermarkBase(
@@ -69,7 +69,7 @@ def lm_watermarking(peers: Path) -> Iterator[dict[str, Any]]:
 
 def three_bricks(peers: Path) -> Iterator[dict[str, Any]]:
     """Lists of three_bricks' detector, of radioactive-watermark's generator, and of three_bricks' with a payload."""
-    detector = _loaded(peers / "three_bricks", "wm.detector")
+    detector = loaded(peers / "three_bricks", "wm.detector")
     for (vocabulary, _), width, key in _crossed([1, 2, 4]):
         made = detector.MarylandDetector(SimpleNamespace(vocab_size=vocabulary), ngram=width, seed=key, gamma=0.5)
         parameters = {"vocabulary": vocabulary, "window": width, "gamma": 0.5}
@@ -79,7 +79,7 @@ def three_bricks(peers: Path) -> Iterator[dict[str, Any]]:
 
         yield cases("three-bricks/maryland", [key], parameters, mask, seed=2)
     for name, payload in (("three_bricks", 1234), ("radioactive-watermark", 0)):
-        generator = _loaded(peers / name, "wm.generator").MarylandGenerator
+        generator = loaded(peers / name, "wm.generator").MarylandGenerator
         for (vocabulary, _), width, key in _crossed([2, 3]):
             sender = generator.__new__(generator)
             sender.__dict__.update(rng=torch.Generator(), seed=key, seeding="hash", salt_key=35317)
@@ -95,15 +95,7 @@ def three_bricks(peers: Path) -> Iterator[dict[str, Any]]:
 
 def markllm(peers: Path) -> Iterator[dict[str, Any]]:
     """Lists of KGWUtils, and the mask of UnigramUtils."""
-    for name in (
-        "utils.utils",
-        "utils.transformers_config",
-        "exceptions.exceptions",
-        "visualize.data_for_visualization",
-    ):
-        _stub(name)
-    kgw = _loaded(peers / "MarkLLM", "watermark.kgw.kgw")
-    unigram = _loaded(peers / "MarkLLM", "watermark.unigram.unigram")
+    kgw, unigram = markllm_module(peers, "kgw.kgw"), markllm_module(peers, "unigram.unigram")
     forms = [("time", 1), ("time", 3), ("additive", 2), ("skip", 2)]
     for (vocabulary, _), (function, width), key in _crossed(forms):
         config = SimpleNamespace(
@@ -128,9 +120,17 @@ def markllm(peers: Path) -> Iterator[dict[str, Any]]:
         )
 
 
+def markllm_module(peers: Path, name: str) -> Any:
+    """One of MarkLLM's algorithms, without its pictures and models."""
+    for left_out in ("utils.utils", "utils.transformers_config", "exceptions.exceptions"):
+        _stub(left_out)
+    _stub("visualize.data_for_visualization")
+    return loaded(peers / "MarkLLM", f"watermark.{name}")
+
+
 def owmark(peers: Path) -> Iterator[dict[str, Any]]:
     """Green sets of a 32-byte key, here the bytes 0 to 31, as four little-endian numbers."""
-    green_red = _loaded(peers / "owmark", "owmark.genmark.green_red")
+    green_red = loaded(peers / "owmark", "owmark.genmark.green_red")
     key = bytes(range(32))
     words = [int.from_bytes(key[at : at + 8], "little") for at in range(0, 32, 8)]
     for gamma in (0.25, 0.1):
@@ -144,7 +144,7 @@ def owmark(peers: Path) -> Iterator[dict[str, Any]]:
 
 def sbw(peers: Path) -> Iterator[dict[str, Any]]:
     """Green tokens of the left-hash generator over all logits, run as it stands, not compiled."""
-    batch = _loaded(peers / "sbw", "sbw.batch")
+    batch = loaded(peers / "sbw", "sbw.batch")
     for (vocabulary, _), (width, gamma), key in _crossed([(4, 0.25), (1, 0.5), (3, 0.1)]):
 
         def mask(window: list[int], vocabulary: int = vocabulary, gamma: float = gamma, key: int = key) -> np.ndarray:
@@ -175,21 +175,20 @@ def _stub(name: str) -> None:
     sys.modules[name] = module
 
 
-def _loaded(root: Path, name: str) -> Any:
-    """One module of a peer, without running the code of the packages around it; `root` comes before this library."""
-    sys.path.insert(0, str(root))
+def loaded(root: Path, name: str) -> Any:
+    """One module of a peer, without running the code of the packages around it; what bore these names comes back."""
     parts = name.split(".")
-    for module in [module for module in sys.modules if len(parts) > 1 and module.split(".")[0] == parts[0]]:
-        del sys.modules[module]
+    ours = {other: sys.modules.pop(other) for other in list(sys.modules) if other.split(".")[0] == parts[0]}
     for depth in range(1, len(parts)):
-        inner = ".".join(parts[:depth])
-        package = types.ModuleType(inner)
+        package = types.ModuleType(".".join(parts[:depth]))
         package.__path__ = [str(root.joinpath(*parts[:depth]))]
-        sys.modules[inner] = package
+        sys.modules[package.__name__] = package
+    sys.path.insert(0, str(root))
     try:
         return importlib.import_module(name)
     finally:
         sys.path.remove(str(root))
+        sys.modules.update(ours)
 
 
 if __name__ == "__main__":

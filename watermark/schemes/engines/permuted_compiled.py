@@ -11,15 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import int32, njit, uint32
+from numba import float32, int32, njit, uint32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     U32 = NDArray[np.uint32]
 
-_MANY = 8  # tokens of one seed from which on carrying the permutation out is cheaper than following each
+_MANY = 64  # tokens of one seed from which on carrying the permutation out is cheaper than following each
 _BLOCK = 512
+_LEAST = 800  # a quotient's error is below 2^32 / left * 3 / 2^24 + 1 / left, so below one
 
 
 @njit(inline="always")
@@ -54,31 +55,41 @@ def _twist(state: Any) -> None:
     state[623] = uint32(state[396] ^ _mixed(state[623], state[0]))
 
 
-@njit(cache=True, nogil=True)
-def _draw(state: Any, vocabulary: int, inverse: Any, places: Any) -> None:
-    """places (size,): where step i of the shuffle finds the element that it moves to i. inverse: 1 / (V - i).
+@njit(inline="always")
+def _remainder(drawn: Any, left: Any, twofold: Any) -> Any:
+    """drawn mod left by way of a quotient in single precision, at most one off; twofold: 2 / left."""
+    quotient = uint32(int32(float32(int32(drawn >> uint32(1))) * twofold))
+    rest = int32(uint32(drawn - uint32(quotient * uint32(left))))
+    rest = int32(rest + (left & int32(rest >> int32(31))))
+    rest = int32(rest - left)
+    return int32(rest + (left & int32(rest >> int32(31))))
 
-    The remainder goes by way of a rounded quotient, at most one too large or too small.
+
+@njit(cache=True, nogil=True)
+def _draw(state: Any, left: Any, twofold: Any, places: Any) -> None:
+    """places (size,): where step i of the shuffle finds the element that it moves to i. left: V - i.
+
+    twofold: 2 / left in single precision, or empty where left falls so low that a quotient could be off by more.
+    Loops run over slices, for these alone are turned into vector code.
     """
-    size = places.shape[0]
-    for start in range(0, size, 624):
+    for start in range(0, places.shape[0], 624):
         _twist(state)
-        for k in range(min(624, size - start)):
-            i = start + k
-            drawn, left = _tempered(state[k]), np.int32(vocabulary - i)
-            quotient = np.int32(np.float64(drawn) * inverse[i])
-            rest = np.int32(drawn - uint32(quotient) * uint32(left))
-            rest = np.int32(rest + (left if rest < 0 else np.int32(0)))
-            rest = np.int32(rest - (left if rest >= left else np.int32(0)))
-            places[i] = np.int32(i) + rest
+        part, lefts = places[start : start + 624], left[start : start + 624]
+        if twofold.shape[0]:
+            twofolds = twofold[start : start + 624]
+            for k in range(part.shape[0]):
+                part[k] = int32(int32(start + k) + _remainder(_tempered(state[k]), lefts[k], twofolds[k]))
+        else:
+            for k in range(part.shape[0]):
+                part[k] = int32(start + k) + int32(_tempered(state[k]) % uint32(lefts[k]))
 
 
 @njit(cache=True, nogil=True)
 def _any(places: Any, start: int, stop: int, at: Any) -> bool:
     for block in range(start, stop, _BLOCK):
-        found = False
-        for i in range(block, min(block + _BLOCK, stop)):
-            found |= places[i] == at
+        part, found = places[block : min(block + _BLOCK, stop)], False
+        for k in range(part.shape[0]):
+            found |= part[k] == at
         if found:
             return True
     return False
@@ -109,12 +120,12 @@ def _shuffle(places: Any, order: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _members(seeds: Any, starts: Any, tokens: Any, vocabulary: int, inverse: Any, found: Any) -> None:
-    state, places = np.empty(624, np.uint32), np.empty(inverse.shape[0], np.int32)
+def _members(seeds: Any, starts: Any, tokens: Any, vocabulary: int, left: Any, twofold: Any, found: Any) -> None:
+    state, places = np.empty(624, np.uint32), np.empty(left.shape[0], np.int32)
     order, green = np.empty(vocabulary, np.int32), np.zeros(vocabulary, np.uint8)
     for g in range(seeds.shape[0]):
         _seed(state, seeds[g])
-        _draw(state, vocabulary, inverse, places)
+        _draw(state, left, twofold, places)
         if starts[g + 1] - starts[g] < _MANY:
             for cell in range(starts[g], starts[g + 1]):
                 found[cell] = _holds(places, tokens[cell])
@@ -128,12 +139,12 @@ def _members(seeds: Any, starts: Any, tokens: Any, vocabulary: int, inverse: Any
 
 
 @njit(cache=True, nogil=True)
-def _prefixes(seeds: Any, vocabulary: int, inverse: Any, lists: Any) -> None:
-    state, places = np.empty(624, np.uint32), np.empty(inverse.shape[0], np.int32)
+def _prefixes(seeds: Any, vocabulary: int, left: Any, twofold: Any, lists: Any) -> None:
+    state, places = np.empty(624, np.uint32), np.empty(left.shape[0], np.int32)
     order = np.empty(vocabulary, np.int32)
     for g in range(seeds.shape[0]):
         _seed(state, seeds[g])
-        _draw(state, vocabulary, inverse, places)
+        _draw(state, left, twofold, places)
         _shuffle(places, order)
         lists[g] = order[: places.shape[0]]
 
@@ -141,17 +152,18 @@ def _prefixes(seeds: Any, vocabulary: int, inverse: Any, lists: Any) -> None:
 def members(seeds: U32, starts: NDArray[np.int64], tokens: U32, *, vocabulary: int, size: int) -> NDArray[np.bool_]:
     """As `permuted.members`."""
     found = np.empty(len(tokens), dtype=np.bool_)
-    _members(seeds, starts, tokens, vocabulary, _inverse(vocabulary, size), found)
+    _members(seeds, starts, tokens, vocabulary, *_divisors(vocabulary, size), found)
     return found
 
 
 def prefixes(seeds: U32, *, vocabulary: int, size: int) -> NDArray[np.int32]:
     """As `permuted.prefixes`."""
     lists = np.empty((len(seeds), size), dtype=np.int32)
-    _prefixes(seeds, vocabulary, _inverse(vocabulary, size), lists)
+    _prefixes(seeds, vocabulary, *_divisors(vocabulary, size), lists)
     return lists
 
 
-def _inverse(vocabulary: int, size: int) -> NDArray[np.float64]:
-    inverse: NDArray[np.float64] = 1.0 / (vocabulary - np.arange(size, dtype=np.float64))
-    return inverse
+def _divisors(vocabulary: int, size: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """V - i for each step, and its inverse twofold in single precision if all of them are at least _LEAST."""
+    left = np.arange(vocabulary, vocabulary - size, -1, dtype=np.int32)
+    return left, (2 / left if left[-1] >= _LEAST else np.empty(0)).astype(np.float32)
