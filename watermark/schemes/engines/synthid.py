@@ -43,7 +43,7 @@ _FEW = (
 _DEVICE = "The table is that of a CPU generator; a mark whose table was drawn on another device is not seen."
 _ITERATED = (
     "The hash leaves cells related, pairs by up to 0.19 in each layer and with either sign: on real text the total's "
-    "variance over random keys was within 6 percent of the binomial's. The rank among decoys is exact."
+    "variance over random keys was 0.92 to 1.13 times the binomial's. The rank among decoys is exact."
 )
 
 
