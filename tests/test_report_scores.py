@@ -203,7 +203,7 @@ def hostile(found: ScoreEvidence) -> ScoreEvidence:
 
 def test_the_bench_gives_what_it_should(bench: Bench) -> None:
     assert bench.found.verdict == "evidence found"
-    assert bench.found.log10_p < -5
+    assert bench.found.log10_p < -4
     assert bench.nothing.verdict == "no evidence found"
     assert [test.part for test in bench.logged.tests] == ["deployment", "input"]
     assert bench.planned.plan is not None

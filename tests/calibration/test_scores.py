@@ -159,7 +159,7 @@ def test_the_library_bets_as_this_test_does(world):
     basis, probes, b, _, suspects = world
     mark = ScoreWatermark(Direction(), basis, Key.generate())
     case = read_case(mark.scheme, basis, probes, suspects["clean student"], b)
-    looks, process = looks_at(mark, case, "greater"), DirectionProcess(basis.size)
+    looks, process = looks_at(mark, case, "greater", stopped=False), DirectionProcess(basis.size)
     for look in looks:
         read = case.residual_of(case.suspect, look.answers).coefficients[:, 0]
         expected = process.update(read, mark.scheme.matrix(mark.key, basis.size)[:, 0])

@@ -12,34 +12,35 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_SPARE = 0.7  # of a probability is the most that it may lose or a rival gain: none becomes zero, log loss stays small
 _SHY = 0.98  # of the distance to the next class: the argmax does not change
 
 
 def binary(p: NDArray[np.float64], signs: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
-    """p + A(p) s, A = min(epsilon, p, 1 - p, 0.98 |p - 1/2|). p: probabilities of one class (n,); signs: (n,)."""
-    room = np.minimum(np.minimum(epsilon, np.minimum(p, 1 - p)), _SHY * np.abs(p - 0.5))
+    """p + A(p) s, A = min(epsilon, 0.7 p, 0.7 (1 - p), 0.98 |p - 1/2|). p: of one of two classes (n,); signs: (n,)."""
+    room = np.minimum(np.minimum(epsilon, _SPARE * np.minimum(p, 1 - p)), _SHY * np.abs(p - 0.5))
     return np.asarray(p + room * signs)
 
 
 def classes(p: NDArray[np.float64], signs: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
     """A shift of zero sum, at most epsilon in each class. p: rows of the simplex (n, K >= 3); signs: (n, K).
 
-    Each class moves in proportion to the room below it, min(p, epsilon); the whole row is then scaled until it
-    stays within epsilon, at or above zero, and on its side of the runner-up.
+    Each class moves in proportion to the room below it, min(0.7 p, epsilon); the whole row is then scaled until it
+    stays within epsilon, loses at most 0.7 of a class, and stays on its side of the runner-up.
     """
     rows = np.arange(len(p))
-    room = np.minimum(p, epsilon)
+    room = np.minimum(_SPARE * p, epsilon)
     shift = signs * room
     shift -= room * (shift.sum(axis=1) / np.maximum(room.sum(axis=1), 1e-12))[:, None]
     scale = np.minimum(1.0, epsilon / np.maximum(np.abs(shift).max(axis=1), 1e-12))
-    below = np.where(shift < 0, p / np.maximum(-shift, 1e-300), np.inf).min(axis=1)
+    below = np.where(shift < 0, _SPARE * p / np.maximum(-shift, 1e-300), np.inf).min(axis=1)
     scale = np.minimum(scale, below)
     top = p.argmax(axis=1)
     others = np.ones(p.shape, dtype=bool)
     others[rows, top] = False
     gaining = shift - shift[rows, top][:, None]
     gap = p[rows, top][:, None] - p
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         least = np.where(others & (gaining > 0), _SHY * gap / gaining, np.inf).min(axis=1)
     scale = np.minimum(scale, least)
     found = np.clip(p + shift * scale[:, None], 0.0, 1.0)
@@ -66,11 +67,12 @@ def vectors(e: NDArray[np.float64], moves: NDArray[np.float64], epsilon: float) 
 def dithered(p: NDArray[np.float64], signs: NDArray[np.float64], epsilon: float) -> NDArray[np.intp]:
     """Labels where the answer is a coin toss decided by the mark: the argmax of p + epsilon s.
 
-    Only answers within 2 epsilon of the runner-up can change. p: (n, K); signs: (n, K). Returns (n,) class indices.
+    Only answers less than 2 epsilon ahead of the runner-up can change; of two classes, those within epsilon of one
+    half. p: (n, K); signs: (n, K). Returns (n,) class indices.
     """
     top = p.argmax(axis=1)
-    near = p >= p.max(axis=1, keepdims=True) - epsilon
-    chosen = np.where(near, p + epsilon * signs / 2, -np.inf).argmax(axis=1)
+    near = p >= p.max(axis=1, keepdims=True) - 2 * epsilon
+    chosen = np.where(near, p + epsilon * signs, -np.inf).argmax(axis=1)
     return np.asarray(np.where(near.sum(axis=1) > 1, chosen, top), dtype=np.intp)
 
 

@@ -71,7 +71,7 @@ def vector_residual(
     return Residual(
         rest=rest,
         coefficients=coefficients,
-        penalties=(penalty,) * rest.shape[1],
+        penalty=penalty,
         explained=float(np.clip(1 - np.square(rest).sum() / spread, 0, 1)) if spread > 0 else 0.0,
     )
 
