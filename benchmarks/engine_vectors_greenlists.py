@@ -128,6 +128,42 @@ def markllm_module(peers: Path, name: str) -> Any:
     return loaded(peers / "MarkLLM", f"watermark.{name}")
 
 
+def selfhash(peers: Path) -> Iterator[dict[str, Any]]:
+    """Colours of random n-grams, each with its own list, of transformers' processor and of WatermarkBase."""
+    from transformers import WatermarkLogitsProcessor
+
+    processor = loaded(peers / "lm-watermarking", "extended_watermark_processor")
+    vocabulary, count = 32_000, 50_000
+    for at, width in enumerate((4, 1, 2)):
+        key = KEYS[at]
+        made = WatermarkLogitsProcessor(
+            vocabulary, "cpu", hashing_key=key, seeding_scheme="selfhash", context_width=width
+        )
+        yield coloured("hf-kgw/selfhash", key, vocabulary, width, count, made._get_greenlist_ids)
+    for at, width in enumerate((4, 3)):
+        key = KEYS[at]
+        base = processor.WatermarkBase(
+            vocab=list(range(vocabulary)), seeding_scheme=f"ff-anchored_minhash_prf-{width}-True-{key}"
+        )
+        base.rng = torch.Generator()
+        yield coloured("lm-watermarking/selfhash", key, vocabulary, width, count, base._get_greenlist_ids)
+
+
+def coloured(
+    scheme: str, key: int, vocabulary: int, width: int, count: int, green: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, Any]:
+    """One case of n-grams drawn from `width`, as the test draws them again."""
+    ngrams = torch.from_numpy(np.random.default_rng(width).integers(0, vocabulary, (count, width)))
+    found = np.array([bool((green(ngram) == ngram[-1]).any()) for ngram in ngrams])
+    return {
+        "scheme": scheme,
+        "key": [key],
+        "parameters": {"vocabulary": vocabulary, "context_width": width},
+        "cells": count,
+        "sha256": hashlib.sha256(np.packbits(found).tobytes()).hexdigest(),
+    }
+
+
 def owmark(peers: Path) -> Iterator[dict[str, Any]]:
     """Green sets of a 32-byte key, here the bytes 0 to 31, as four little-endian numbers."""
     green_red = loaded(peers / "owmark", "owmark.genmark.green_red")
@@ -193,7 +229,7 @@ def loaded(root: Path, name: str) -> Any:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    makers = (lm_watermarking, three_bricks, markllm, owmark, sbw)
+    makers = (lm_watermarking, three_bricks, markllm, owmark, sbw, selfhash)
     stored = [case for part in makers for case in part(Path(sys.argv[1]))]
     lines = ",\n".join(json.dumps(case) for case in stored)
     Path(sys.argv[2]).write_text(f"[\n{lines}\n]\n")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from watermark.errors import KeyUnusable, ProfileMismatch
+from watermark.errors import EmbeddingRefused, KeyUnusable, ProfileMismatch
 from watermark.keys import Key, decoy_keys
 from watermark.mark import Watermark
 from watermark.schemes.engines.hf import HuggingFaceLeftHash
@@ -17,10 +17,13 @@ from watermark.schemes.engines.markllm import MarkLlmKgw, MarkLlmUnigram
 from watermark.schemes.engines.owmark import Owmark
 from watermark.schemes.engines.permuted import members, prefixes, reduced_product, reduced_sum
 from watermark.schemes.engines.sbw import SbwLeftHash
+from watermark.schemes.engines.selfhash import HuggingFaceSelfHash, LmWatermarkingSelfHash
 from watermark.schemes.engines.three_bricks import ThreeBricks
 
 CASES = json.loads((Path(__file__).parents[1] / "vectors" / "engines" / "greenlists.json").read_text())
-KINDS = {kind.name: kind for kind in (LmWatermarking, ThreeBricks, MarkLlmKgw, MarkLlmUnigram, Owmark, SbwLeftHash)}
+SELF = (HuggingFaceSelfHash, LmWatermarkingSelfHash)
+LISTED = (LmWatermarking, ThreeBricks, MarkLlmKgw, MarkLlmUnigram, Owmark, SbwLeftHash)
+KINDS = {kind.name: kind for kind in (*LISTED, *SELF)}
 SCHEMES = [
     HuggingFaceLeftHash(vocabulary=2_000),
     LmWatermarking(vocabulary=2_000, function="additive", window=2),
@@ -35,6 +38,12 @@ SCHEMES = [
     MarkLlmUnigram(vocabulary=2_000),
     SbwLeftHash(),
     Owmark(),
+]
+
+
+SELVES = [
+    HuggingFaceSelfHash(vocabulary=2_000, context_width=4),
+    LmWatermarkingSelfHash(vocabulary=2_000, context_width=3),
 ]
 
 
@@ -118,7 +127,9 @@ def test_counts_are_those_of_hugging_face_detector():
     assert (len(pairs), green.sum()) == (found.num_tokens_scored[0], found.num_green_tokens[0])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['scheme']}-{case['sha256'][:6]}")
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if "windows" in case], ids=lambda case: f"{case['scheme']}-{case['sha256'][:6]}"
+)
 def test_lists_are_those_of_the_peers_own_code(case):
     given = dict(case["parameters"])
     free = case["scheme"] in (Owmark.name, SbwLeftHash.name)
@@ -132,28 +143,69 @@ def test_lists_are_those_of_the_peers_own_code(case):
     assert hashlib.sha256(packed.tobytes()).hexdigest() == case["sha256"]
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if "windows" not in case], ids=lambda case: case["sha256"][:6])
+def test_colours_of_ngrams_are_those_of_the_peers_own_code(case):
+    scheme, width = KINDS[case["scheme"]](**case["parameters"]), case["parameters"]["context_width"]
+    ngrams = np.random.default_rng(width).integers(0, case["parameters"]["vocabulary"], (case["cells"], width))
+    before = ngrams[:, :-1] if width > 1 else ngrams  # a lone token's context plays no part
+    scores = scheme.score(before, ngrams[:, -1], Key.of_engine(case["key"]))
+    assert hashlib.sha256(np.packbits(scores == 1).tobytes()).hexdigest() == case["sha256"]
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_self_hash_colours_are_those_of_hugging_face_processor(width):
+    from transformers import WatermarkLogitsProcessor
+
+    rng, scheme = np.random.default_rng(9), HuggingFaceSelfHash(vocabulary=300, context_width=width)
+    for number in (15485863, 2**31 + 11, 2**50 + 1):
+        theirs = WatermarkLogitsProcessor(300, "cpu", 0.25, 2.0, number, "selfhash", width)
+        ngrams = rng.integers(0, 300, (400, scheme.window + 1))
+        wanted = [n[-1] in theirs._get_greenlist_ids(torch.from_numpy(n)).numpy() for n in ngrams]
+        assert scheme.score(ngrams[:, :-1], ngrams[:, -1], Key.of_engine([number])).tolist() == wanted
+
+
+def test_ngrams_of_one_token_are_not_separate_draws_and_its_first_alone_is():
+    scheme = SELVES[1]
+    ids = np.random.default_rng(10).zipf(1.25, 6_000) % 60 + 1
+    ngrams = np.unique(np.lib.stride_tricks.sliding_window_view(ids, 3), axis=0)
+    _, first = np.unique(scheme.canonical(ngrams[:, :-1], ngrams[:, -1])[1], return_index=True)
+    mark, keys = Watermark(scheme, Key.of_engine([1])), list(decoy_keys(b"shared", 400))
+    spread = {}
+    for name, cells in (("every ngram", ngrams), ("one a token", ngrams[first])):
+        weights = np.ones(len(cells), dtype=np.int32)
+        totals = mark.totals(cells[:, :-1], cells[:, -1], weights, keys)
+        spread[name] = totals.var() / (len(cells) * scheme.null.variance)
+    assert spread["every ngram"] > 3
+    assert spread["one a token"] == pytest.approx(1, abs=0.3)
+
+
+def test_self_hash_is_read_and_not_produced():
+    with pytest.raises(EmbeddingRefused, match="forty likeliest"):
+        HuggingFaceSelfHash(vocabulary=300).tilt(np.zeros((1, 300)), [[1]], Key.of_engine([1]))
+
+
 def test_every_recipe_is_compared_on_a_hundred_thousand_cells():
     for name in KINDS:
         assert sum(case["cells"] for case in CASES if case["scheme"] == name) >= 100_000
 
 
 def text_like(scheme: object, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of a text whose ids follow Zipf's law and repeat one another, each once by its canonical window."""
+    """(windows, choices) of a text whose ids follow Zipf's law and repeat one another; each cell once by its name."""
     rng, h = np.random.default_rng(5), scheme.window
     ids = rng.zipf(1.25, 40 * count) % 1_900 + 1
     ids[1::3] = ids[:-1:3] % 50 + 1  # pairs that recur
     windows, choices = np.lib.stride_tricks.sliding_window_view(ids, h)[:-1], ids[h:]
-    names, choices = canonical(scheme, windows, choices)
-    cells = np.unique(np.column_stack([names, choices]), axis=0)
-    cells = cells[rng.permutation(len(cells))[:count]]
-    return cells[:, :-1], cells[:, -1]
+    names, _ = canonical(scheme, windows, choices)
+    _, first = np.unique(np.column_stack([names, choices]), axis=0, return_index=True)
+    kept = rng.permutation(first)[:count]
+    return windows[kept], choices[kept]
 
 
 def canonical(scheme: object, windows: np.ndarray, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scheme.canonical(windows, choices) if hasattr(scheme, "canonical") else (windows, choices)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=named)
+@pytest.mark.parametrize("scheme", [*SCHEMES, pytest.param(SELVES[0], marks=pytest.mark.slow), SELVES[1]], ids=named)
 def test_innocent_text_is_rejected_as_often_as_stated(scheme):
     windows, choices = text_like(scheme)
     keys = list(decoy_keys(b"calibration of " + scheme.name.encode(), 2_000))
@@ -237,7 +289,11 @@ def test_keys_that_make_contexts_share_their_lists_are_refused():
         MarkLlmKgw(vocabulary=32_000).check_key(Key.of_engine([24]))
     with pytest.raises(KeyUnusable, match="share their lists"):
         LmWatermarking(vocabulary=32_000).check_key(Key.of_engine([2**32]))
-    for scheme in SCHEMES[:-1]:
+    with pytest.raises(KeyUnusable, match="power of two"):
+        SbwLeftHash().check_key(Key.of_engine([2**50]))
+    with pytest.raises(KeyUnusable, match="of the tokens have a seed"):
+        HuggingFaceSelfHash(vocabulary=32_000).check_key(Key.of_engine([2**20]))
+    for scheme in (*SCHEMES[:-1], *SELVES):
         scheme.check_key(Key.of_engine([15485863]))
 
 
@@ -261,6 +317,10 @@ def test_ids_beyond_the_vocabulary_and_narrow_logits_are_refused():
         (ThreeBricks, {"vocabulary": 100, "payload": 100}),
         (MarkLlmKgw, {"vocabulary": 100, "function": "min"}),
         (MarkLlmKgw, {"vocabulary": 100, "window": 0}),
+        (HuggingFaceSelfHash, {"vocabulary": 100, "context_width": 0}),
+        (SbwLeftHash, {"window": 9}),
+        (SbwLeftHash, {"gamma": 1.0}),
+        (SbwLeftHash, {"delta": 51.0}),
         (Owmark, {"gamma": 1.0}),
         (Owmark, {"delta": 0.0}),
     ],

@@ -9,6 +9,7 @@ from watermark.schemes.engines.lm_watermarking import LmWatermarking
 from watermark.schemes.engines.markllm import MarkLlmKgw, MarkLlmUnigram
 from watermark.schemes.engines.owmark import Owmark
 from watermark.schemes.engines.sbw import SbwLeftHash
+from watermark.schemes.engines.selfhash import HuggingFaceSelfHash, LmWatermarkingSelfHash
 from watermark.schemes.engines.sglang import SglangDualGumbel, SglangGumbel
 from watermark.schemes.engines.synthid import HfSynthid, SynthidText
 from watermark.schemes.engines.textseal import TextsealGreenList, TextsealGumbel
@@ -19,7 +20,9 @@ __all__ = ["ENGINES"]
 
 ENGINES: dict[str, type[Any]] = {
     HuggingFaceLeftHash.name: HuggingFaceLeftHash,
+    HuggingFaceSelfHash.name: HuggingFaceSelfHash,
     LmWatermarking.name: LmWatermarking,
+    LmWatermarkingSelfHash.name: LmWatermarkingSelfHash,
     MarkLlmKgw.name: MarkLlmKgw,
     MarkLlmUnigram.name: MarkLlmUnigram,
     Owmark.name: Owmark,

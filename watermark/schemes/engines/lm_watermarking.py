@@ -9,13 +9,12 @@ the width of the logits. "simple_1" and "lefthash" are additive with h = 1, "ski
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from watermark.schemes.engines.hf import PUBLIC
-from watermark.schemes.engines.permuted import LISTS, Permuted, low, prefixes, reduced_product, refuse_key
+from watermark.schemes.engines.permuted import LISTS, Permuted, low, reduced_product, refuse_key, whole
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -40,8 +39,8 @@ class LmWatermarking(Permuted):
     """function: the library's `..._prf`, key times their sum, their smallest, their sum weighted by place (in 64
     bits), or a table's entry for key times the first of them. window: its `context_width` h. Its key is `hash_key`.
 
-    minhash, anchored_minhash ("selfhash") and the other forms of several table entries are left out: which ids they
-    use depends on the key, so that cells which coincide under it can't be told without it.
+    minhash and the other forms of several table entries are left out: which ids they use depends on the key, so that
+    cells which coincide under it can't be told without it. "selfhash" is in `selfhash`.
     """
 
     name: ClassVar[str] = "lm-watermarking"
@@ -75,7 +74,7 @@ class LmWatermarking(Permuted):
         with np.errstate(over="ignore"):
             product = (kept * np.uint64(word)).astype(np.int64)
         if self.function == "skipgram":
-            return _table()[product % TABLE].astype(np.uint64) + np.uint64(1)
+            return whole(TABLE_SEED, TABLE)[product % TABLE].astype(np.uint64) + np.uint64(1)
         return np.where(product < 0, product - 1, product).astype(np.uint64)  # a negative product modulo 2^64 - 1
 
     def canonical(self, contexts: ArrayLike, choices: ArrayLike) -> tuple[U32, U32]:
@@ -117,11 +116,3 @@ def _kept(function: Function, ids: U32) -> NDArray[np.uint64]:
     places: Any = np.arange(1, ids.shape[1] + 1, dtype=np.uint64) if function == "position" else np.uint64(1)
     kept = (wide * places).sum(axis=1)
     return kept
-
-
-@cache
-def _table() -> NDArray[np.int32]:
-    """A permutation of all residues; its last place is the one left over."""
-    seed = np.array([TABLE_SEED], dtype=np.uint32)
-    drawn = prefixes(seed, vocabulary=TABLE, size=TABLE - 1)[0]
-    return np.append(drawn, np.int32(TABLE * (TABLE - 1) // 2 - drawn.sum(dtype=np.int64)))

@@ -12,12 +12,11 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from watermark.schemes.engines.permuted import LISTS, Permuted, low, prefixes, refuse_key
+from watermark.schemes.engines.permuted import LISTS, Permuted, refuse_key, whole
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -77,7 +76,7 @@ class MarkLlmKgw(Permuted):
     def seeds(self, contexts: U32, key: Key) -> NDArray[np.uint64]:
         """Key times the table's entry at the context's number, modulo V."""
         word, size = self._word(key), self.vocabulary
-        entries = _table(word % 2**32, size)[self._number(contexts)].astype(np.uint64)
+        entries = whole(word % 2**32, size)[self._number(contexts)].astype(np.uint64)
         return entries * np.uint64(word % size) % np.uint64(size)
 
     def canonical(self, contexts: ArrayLike, choices: ArrayLike) -> tuple[U32, U32]:
@@ -144,11 +143,3 @@ class MarkLlmUnigram(Permuted):
         mask = np.arange(self.vocabulary) < self.size
         np.random.default_rng(int(self.seeds(np.zeros((1, 1), dtype=np.uint32), key)[0])).shuffle(mask)
         return mask
-
-
-@lru_cache(maxsize=4)
-def _table(seed: int, vocabulary: int) -> NDArray[np.int64]:
-    """torch.randperm(V) of one seed, whole: the last place is the one left over."""
-    drawn = prefixes(low(np.array([seed], dtype=np.uint64)), vocabulary=vocabulary, size=vocabulary - 1)[0]
-    left = vocabulary * (vocabulary - 1) // 2 - drawn.sum(dtype=np.int64)
-    return np.append(drawn, left).astype(np.int64)

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -160,13 +161,16 @@ class Permuted(ABC):
 
     def _grouped(self, contexts: ArrayLike, choices: ArrayLike) -> Cells:
         windows, tokens = self.canonical(contexts, choices)
+        self._check_ids(tokens)
+        order, starts = grouped(windows)
+        return Cells(order, starts, windows[order[starts[:-1]]], self._asked(tokens)[order])
+
+    def _check_ids(self, tokens: U32) -> None:
         if len(tokens) and int(tokens.max()) >= self.vocabulary:
             raise ProfileMismatch(
                 f"token id {int(tokens.max())} is beyond the {self.vocabulary} of this mark's lists",
                 hint="state the vocabulary that the engine was started with, and its tokenizer",
             )
-        order, starts = grouped(windows)
-        return Cells(order, starts, windows[order[starts[:-1]]], self._asked(tokens)[order])
 
     def _green(self, cells: Cells, key: Key) -> NDArray[np.bool_]:
         seeds = low(self.seeds(cells.windows, key))
@@ -217,6 +221,14 @@ def prefixes(seeds: U32, *, vocabulary: int, size: int) -> NDArray[np.int32]:
 
         return permuted_compiled.prefixes(seeds, vocabulary=vocabulary, size=size)
     return np.array([_prefix(int(seed), vocabulary, size) for seed in seeds], dtype=np.int32).reshape(-1, size)
+
+
+@lru_cache(maxsize=4)
+def whole(seed: int, vocabulary: int) -> NDArray[np.int32]:
+    """The permutation of one seed, all of it: its last place is the one left over."""
+    drawn = prefixes(np.array([seed], dtype=np.uint32), vocabulary=vocabulary, size=vocabulary - 1)[0]
+    left = vocabulary * (vocabulary - 1) // 2 - int(drawn.sum(dtype=np.int64))
+    return np.append(drawn, np.int32(left))
 
 
 def low(seeds: U64) -> U32:
