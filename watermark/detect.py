@@ -236,7 +236,8 @@ def judge(
         mark=mark.profile(),
         inputs=inputs,
         options=options,
-        notes=_notes(seen, access, options["ledger"], tokenizer is not None, mark.accounts is not None),
+        notes=_notes(seen, access, options["ledger"], tokenizer is not None, mark.accounts is not None)
+        + list(getattr(mark.scheme, "remarks", ())),
         software=_software(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -24,6 +24,7 @@ import numpy as np
 
 from watermark import prf
 from watermark.errors import OutputsInvalid, ProfileMismatch
+from watermark.schemes import keyless
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +41,7 @@ PROMPTED = "window in the prompt"
 UNSERVED = "window not in the ledger"
 REPEATED = "cell counted before"
 OTHER_KEY = "window of another key"
+KEYLESS = "window that no key changes"
 EARLIER = "window earlier in the same answer"
 
 
@@ -86,6 +88,7 @@ class Rules:
         keep = ~(np.isin(windows, special).any(axis=1) | np.isin(choices, special))
         self._skip(SPECIAL, int((~keep).sum()))
         keep = self._drop(OTHER_KEY, keep, ~self.mark.owned(windows))
+        keep = self._drop(KEYLESS, keep, keyless(self.mark.scheme, windows))
         names = prf.window_ids(windows)
         prompted = keep & np.isin(_owned(names, documents), self._prompt_windows(prompts))
         prompted |= self._in_prompt_text(windows, names, documents, texts, keep & ~prompted)

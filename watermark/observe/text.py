@@ -13,6 +13,7 @@ import numpy as np
 from watermark import prf
 from watermark.errors import TooFewObservations
 from watermark.observe.rules import MINIMUM_CELLS, REPEATED, Rules
+from watermark.schemes import canonical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,7 +115,7 @@ class _Reader:
         h = self.rules.mark.scheme.window
         empty = (np.empty((0, h), np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64), np.empty(0, np.int64))
         windows, choices, documents, positions = (np.concatenate(p) for p in zip(empty, *self.parts, strict=True))
-        _, kept = np.unique(prf.cell_ids(windows, choices), return_index=True)
+        _, kept = np.unique(prf.cell_ids(*canonical(self.rules.mark.scheme, windows, choices)), return_index=True)
         kept.sort()
         skipped = self.rules.skipped | {REPEATED: len(choices) - len(kept)}
         require_cells(len(kept), filtered=self.rules.served is not None)

@@ -53,6 +53,7 @@ SKIPPED_BECAUSE = {
     "window in the prompt": "the text may have been copied from the question",
     "cell counted before": "each cell votes once; repetition is not evidence",
     "window of another key": "a keyed bit sends this window to an account's key, or from it",
+    "window that no key changes": "the engine marks it alike under every key",
     "window not in the ledger": "only windows that were served in marked answers are scored",
 }
 

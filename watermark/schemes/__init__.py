@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+
 from watermark.errors import MarkInvalid
 from watermark.schemes.greenlist import GreenList
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from watermark.keys import Key
     from watermark.stats.laws import Law
 
-__all__ = ["SCHEMES", "GreenList", "Scheme", "scheme_from_json", "scheme_to_json"]
+__all__ = ["SCHEMES", "GreenList", "Scheme", "canonical", "confuses", "keyless", "scheme_from_json", "scheme_to_json"]
 
 Logits = TypeVar("Logits", "NDArray[Any]", "torch.Tensor")
 
@@ -49,6 +51,37 @@ class Scheme(Protocol):
 SCHEMES: dict[str, type[Any]] = {scheme.name: scheme for scheme in (GreenList,)}
 
 
+def canonical(scheme: Scheme, windows: Any, choices: Any) -> tuple[Any, Any]:
+    """Cells (n, h), (n,) by what the scheme's keyed function really uses of them: the same for all that it confuses.
+
+    Of most schemes the cells themselves; an engine whose function forgets part of its input has a `canonical` of its
+    own, which needs no key.
+    """
+    own = getattr(scheme, "canonical", None)
+    return (windows, choices) if own is None else own(windows, choices)
+
+
+def confuses(scheme: Scheme) -> bool:
+    """Whether the scheme's keyed function takes some distinct windows for one, so that cells are not its windows'."""
+    if not hasattr(scheme, "canonical"):
+        return False
+    windows = np.random.default_rng(0).integers(1, 1000, (512, scheme.window)).astype(np.uint32)
+    same, tokens = canonical(scheme, windows, np.arange(512, dtype=np.uint32))
+    return not (np.array_equal(same, windows) and np.array_equal(tokens, np.arange(512)))
+
+
+def keyless(scheme: Scheme, windows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which windows (n, h) have the same scores under every key of an engine; they say nothing and are not counted."""
+    own = getattr(scheme, "keyless", None)
+    return np.zeros(len(windows), dtype=bool) if own is None else np.asarray(own(windows), dtype=bool)
+
+
+def _engines() -> dict[str, type[Any]]:
+    from watermark.schemes.engines import ENGINES
+
+    return ENGINES
+
+
 def scheme_to_json(scheme: Scheme) -> dict[str, Any]:
     """{"name", "version", "parameters"} of a scheme."""
     parameters = dataclasses.asdict(scheme)  # type: ignore[call-overload]
@@ -57,11 +90,11 @@ def scheme_to_json(scheme: Scheme) -> dict[str, Any]:
 
 def scheme_from_json(described: dict[str, Any]) -> Scheme:
     """The scheme that `scheme_to_json` described. Raises MarkInvalid on an unknown name or parameter."""
-    try:
-        kind = SCHEMES[described["name"]]
-    except (KeyError, TypeError):
-        found = described.get("name") if isinstance(described, dict) else described
-        raise MarkInvalid(f"unknown scheme {found!r}; this version knows {', '.join(SCHEMES)}") from None
+    found = described.get("name") if isinstance(described, dict) else described
+    kind = SCHEMES.get(found) or _engines().get(found) if isinstance(found, str) else None
+    if kind is None:
+        known = ", ".join([*SCHEMES, *_engines()])
+        raise MarkInvalid(f"unknown scheme {found!r}; this version knows {known}")
     if described.get("version") != kind.version:
         raise MarkInvalid(
             f"scheme {kind.name} version {described.get('version')!r} is not known here, this is version "
