@@ -21,6 +21,7 @@ from . import (
     keygen,
     plan,
     probe,
+    profile,
     prompts,
     report,
     scores,
@@ -50,6 +51,7 @@ for command in (
     doctor.doctor,
 ):
     app.command()(command)
+app.add_typer(profile.app, name="profile")
 app.add_typer(scores.app, name="scores")
 
 
