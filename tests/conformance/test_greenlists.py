@@ -11,6 +11,8 @@ import torch
 from watermark.errors import EmbeddingRefused, KeyUnusable, ProfileMismatch
 from watermark.keys import Key, decoy_keys
 from watermark.mark import Watermark
+from watermark.schemes import scheme_to_json
+from watermark.schemes.engines import ENGINES
 from watermark.schemes.engines.hf import HuggingFaceLeftHash
 from watermark.schemes.engines.lm_watermarking import LmWatermarking
 from watermark.schemes.engines.markllm import MarkLlmKgw, MarkLlmUnigram
@@ -71,7 +73,7 @@ def test_lists_are_those_of_torch(backend, vocabulary, size):
 @pytest.mark.parametrize("vocabulary, size", [(7, 6), (1_000, 200), (1_000, 201), (1_000, 999), (128_256, 32_064)])
 def test_membership_is_that_of_the_list_for_few_tokens_and_for_many(backend, vocabulary, size):
     seeds, rng = np.arange(30, dtype=np.uint32), np.random.default_rng(1)
-    asked = [rng.integers(0, vocabulary, count) for count in (0, 1, 2, 63, 64, 300) * 5]
+    asked = [rng.integers(0, vocabulary, count) for count in (0, 1, 63, 64, 249, 300) * 5]
     starts = np.append(0, np.cumsum([len(tokens) for tokens in asked]))
     found = members(seeds, starts, np.concatenate(asked).astype(np.uint32), vocabulary=vocabulary, size=size)
     lists = prefixes(seeds, vocabulary=vocabulary, size=size)
@@ -295,6 +297,14 @@ def test_keys_that_make_contexts_share_their_lists_are_refused():
         HuggingFaceSelfHash(vocabulary=32_000).check_key(Key.of_engine([2**20]))
     for scheme in (*SCHEMES[:-1], *SELVES):
         scheme.check_key(Key.of_engine([15485863]))
+
+
+@pytest.mark.parametrize("scheme", [*SCHEMES, *SELVES], ids=named)
+def test_parameters_survive_json_and_every_recipe_says_what_it_is(scheme):
+    described = json.loads(json.dumps(scheme_to_json(scheme)))
+    assert ENGINES[described["name"]](**described["parameters"]) == scheme
+    assert scheme.recipe.startswith(scheme.name.split("/")[0])
+    assert all(remark.endswith(".") for remark in scheme.remarks)
 
 
 def test_ids_beyond_the_vocabulary_and_narrow_logits_are_refused():

@@ -27,7 +27,7 @@ STARTS = "Token id 0 gives one list under every key; cells after it are not coun
 class HuggingFaceLeftHash(Permuted):
     """vocabulary: the model's `vocab_size`, the width of its logits. gamma: `greenlist_ratio`. delta: `bias`.
 
-    Its key is `hashing_key`, a whole number from 0 on.
+    Its key is `hashing_key`, a whole number from 1 to 2^64 - 1; a negative one is another key than its 64 bits are.
     """
 
     name: ClassVar[str] = "hf-kgw/lefthash"

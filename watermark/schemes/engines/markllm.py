@@ -31,7 +31,11 @@ MERGED = (
     "The function sees its context as one number modulo the vocabulary (a product, a sum, the first id): all contexts "
     "with the same number are one cell with each token."
 )
-FEW = "There are as many lists as tokens, the same under every key; a key says only which context has which."
+FEW = (
+    "There are as many lists as tokens, the same under every key; a key says only which context has which. A token is "
+    "in gamma of them but for chance, which can shift a count of a hundred thousand cells by a tenth of its deviation; "
+    "decoys have the same shift, so that the rank among them is free of it."
+)
 DECOYS = (
     "A key that shares a factor with the vocabulary repeats lists; such keys are refused, but stand among the decoys, "
     "whose totals therefore spread more and whose rank is cautious."

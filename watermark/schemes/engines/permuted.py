@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Logits = TypeVar("Logits", "NDArray[Any]", "torch.Tensor")
 LIMIT = 2**64 - 1  # seeds are reduced modulo this before they reach the generator
 LARGEST = 2**18  # token ids are below it, so that sums and packed windows stay exact
+_MANY = 250  # tokens of one seed from which on carrying the permutation out is cheaper than following each
 
 LISTS = (
     "The lists are those of torch's CPU generator; text marked on another device carries other lists and shows as "
@@ -207,9 +208,13 @@ def members(seeds: U32, starts: NDArray[np.int64], tokens: U32, *, vocabulary: i
         return permuted_compiled.members(seeds, starts, tokens, vocabulary=vocabulary, size=size)
     found, green = np.empty(len(tokens), dtype=bool), np.zeros(vocabulary, dtype=bool)
     for seed, start, stop in zip(seeds, starts, starts[1:], strict=False):
-        listed = _prefix(int(seed), vocabulary, size)
+        places, asked = _places(int(seed), vocabulary, size), tokens[start:stop]
+        if len(asked) < _MANY:
+            found[start:stop] = [_holds(places, token) for token in asked.tolist()]
+            continue
+        listed = _carried_out(places, vocabulary)
         green[listed] = True
-        found[start:stop] = green[tokens[start:stop]]
+        found[start:stop] = green[asked]
         green[listed] = False
     return found
 
@@ -220,7 +225,8 @@ def prefixes(seeds: U32, *, vocabulary: int, size: int) -> NDArray[np.int32]:
         from watermark.schemes.engines import permuted_compiled
 
         return permuted_compiled.prefixes(seeds, vocabulary=vocabulary, size=size)
-    return np.array([_prefix(int(seed), vocabulary, size) for seed in seeds], dtype=np.int32).reshape(-1, size)
+    drawn = [_carried_out(_places(int(seed), vocabulary, size), vocabulary) for seed in seeds]
+    return np.array(drawn, dtype=np.int32).reshape(-1, size)
 
 
 @lru_cache(maxsize=4)
@@ -261,13 +267,31 @@ def refuse_key(reason: str) -> None:
     )
 
 
-def _prefix(seed: int, vocabulary: int, size: int) -> NDArray[np.int64]:
+def _places(seed: int, vocabulary: int, size: int) -> NDArray[np.int64]:
+    """Where each step of the shuffle finds the element that it moves to its own place."""
     raw = np.random.RandomState(seed).randint(2**32, size=size, dtype=np.uint32)
     steps = np.arange(size)
+    return steps + raw % (vocabulary - steps)
+
+
+def _holds(places: NDArray[np.int64], token: int) -> bool:
+    """Follows one token: it stays where it is until a step draws it, or reaches it and swaps it away."""
+    start, at = 0, token
+    while not (places[start:at] == at).any():
+        if at >= len(places):
+            return False
+        if places[at] == at:
+            return True
+        start, at = at + 1, int(places[at])
+    return True
+
+
+def _carried_out(places: NDArray[np.int64], vocabulary: int) -> NDArray[np.int64]:
+    """The first places of the permutation itself."""
     order = list(range(vocabulary))
-    for i, at in enumerate((steps + raw % (vocabulary - steps)).tolist()):
+    for i, at in enumerate(places.tolist()):
         order[i], order[at] = order[at], order[i]
-    return np.array(order[:size])
+    return np.array(order[: len(places)])
 
 
 def _ids(ids: ArrayLike) -> U32:
