@@ -76,7 +76,7 @@ def check_against(mark: Watermark, profile: dict[str, Any]) -> None:
     if differing:
         raise ProfileMismatch(
             f"this is not the mark of profile {profile.get('kid')}: {'; '.join(differing)}; text marked under one "
-            "shows as unmarked under the other",
+            "is read wrongly, mostly as unmarked, under the other",
             hint="import the configuration that the answers were served under, with the model that served them",
         )
 
