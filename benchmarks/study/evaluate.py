@@ -29,6 +29,7 @@ MANY = 8  # keys; a student of more is read in fewer ways
 CANDIDATES = 1000  # accounts among which those that taught a crowd's student are sought
 STRENGTHS = (0.5, 1.0, 2.0)
 NOBODY = 4  # keys that marked nothing, tested in every student
+_ASKED = ("probe", "probe-2")
 LEDGER = ", ledger"  # ways in which windows count by how often they were served
 LONGEST = {"demo": 96, "smollm2": 112}
 
@@ -80,6 +81,7 @@ def tested(work: Path, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ways.append(("logits", probes, "base"))
         if served is not None:
             ways += [("logits, ledger", probes, "base"), ("logits, ledger", probes, None)]
+            ways.append(("logits, ledger", _longer(work / teacher), "base"))
     if not told["change"] and len(told["parts"]) <= MANY:  # every way; the others are read in the strongest ones
         listed = with_logprobs(student, tokenizer, own)
         ways += [("log-probabilities", listed, "base"), ("logits", probes, None)]
@@ -212,10 +214,24 @@ def _row(
 
 
 def _probes(path: Path) -> Path:
-    """The first 200 probe texts, as outputs that can be read: ids and prompt, no receipt."""
+    """The first probe texts, at most 200 and at most 20,000 tokens, as outputs that can be read."""
     texts = path.with_name("probe.texts.jsonl")
     if not texts.exists():
-        texts.write_text("".join(json.dumps(answer) + "\n" for answer in read(path)[:200]))
+        kept, tokens = [], 0
+        for answer in read(path)[:200]:
+            tokens += len(answer["meta"]["token_ids"])
+            if tokens > 20_000:
+                break
+            kept.append(answer)
+        texts.write_text("".join(json.dumps(answer) + "\n" for answer in kept))
+    return texts
+
+
+def _longer(folder: Path) -> Path:
+    """All probe texts that there are, for reading on."""
+    texts = folder / "probe.longer.jsonl"
+    answers = [answer for path in sorted(folder.glob("probe*.jsonl")) if path.stem in _ASKED for answer in read(path)]
+    texts.write_text("".join(json.dumps(answer | {"id": str(number)}) + "\n" for number, answer in enumerate(answers)))
     return texts
 
 

@@ -204,8 +204,16 @@ class Study:
         return self.teacher(teacher).answers(prompts, path, None, seed=2 + 10 * (number - 1), top_k=top_k)
 
     def probes(self, teacher: str) -> list[Answer]:
+        """Unmarked answers of the teacher to the first probe prompts; evaluate.py reads the students over them."""
         path = self.work / teacher / "probe.jsonl"
         return self.teacher(teacher).answers(self.asked(teacher, "probe"), path, None, seed=3)
+
+    def more_probes(self, teacher: str) -> list[Answer]:
+        """The same to a few prompts more, for reading on until the e-process is content."""
+        from watermark.prompts import read_prompts
+
+        prompts = read_prompts(make.PROMPTS / "probe.jsonl")[self.size.probes : self.size.probes + 40]
+        return self.teacher(teacher).answers(prompts, self.work / teacher / "probe-2.jsonl", None, seed=13)
 
     def marked(self, student: Student, part: Part) -> list[Answer]:
         """Answers under a part's key, enough for its share."""
@@ -348,6 +356,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fetch(study)
     for student in wanted:
         once(study, student)
+    for teacher in sorted({student.teacher for student in wanted}):
+        study.probes(teacher)
+        study.more_probes(teacher)
 
 
 if __name__ == "__main__":
