@@ -133,6 +133,9 @@ def detect(
         )
         held.stamp()
     scale = None if calibration is None else read_calibration(calibration)
+    check_key = getattr(mark.scheme, "check_key", None)
+    if check_key is not None:
+        check_key(mark.key)
     served = None if ledger is None else served_windows(read_ledger(ledger), mark)
     request = Request(source, mark, tokenizer, served, _often(ledger, clean, mark, tokenizer))
     if access == "text":
