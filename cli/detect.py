@@ -89,6 +89,7 @@ def detect(
     if (suspect is not None) + logprobs + samples > 1:
         raise typer.BadParameter("choose one of --suspect, --logprobs and --samples")
     from watermark.detect import detect as run
+    from watermark.engines import check_against
     from watermark.mark import Watermark, load_profile
     from watermark.outputs import Outputs
     from watermark.plan import read_plan
@@ -96,7 +97,9 @@ def detect(
     fixed = None if plan is None else read_plan(plan)
     used, progress = Watermark.load(mark), console.progress(quiet=quiet)
     if profile is not None:
-        used.check_profile(load_profile(profile))
+        published = load_profile(profile)
+        check_against(used, published)
+        used.check_profile(published)
     if outputs is None:
         outputs = asked(str(suspect), beside=output, progress=progress)
     evidence = run(
