@@ -264,3 +264,10 @@ def test_mark_made_for_the_folder_fits_its_model(folder, model, prompts):
     mark = Watermark.generate(GreenList(), tokenizer=Tokenizer.load(folder), logits_width=WIDTH)
     assert mark.special_ids == SPECIAL
     Embedder(mark).wrap(model.generate)(prompts, max_new_tokens=2)
+
+
+def test_seeds_draw_different_answers_though_a_generator_hears_32_bits():
+    from watermark.embed.answers import batch_seed
+
+    seeds = [batch_seed(seed, first) for seed in range(40) for first in range(0, 4000, 128)]
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import io
 import json
@@ -158,7 +159,8 @@ def write_answers(
             batch = waiting[start : start + sampling.batch]
             say("answers", len(prompts) - len(waiting) + start)
             config = embedder.config if embedder else None
-            ids = model.answer([p for _, p in batch], sampling, config=config, seed=sampling.seed * 2**31 + batch[0][0])
+            seed = batch_seed(sampling.seed, batch[0][0])
+            ids = model.answer([p for _, p in batch], sampling, config=config, seed=seed)
             for (_, prompt), response in zip(batch, ids, strict=True):
                 receipt = asdict(embedder.receipt(response)) if embedder else None
                 answer = _answer(prompt, response, receipt, model)
@@ -166,6 +168,14 @@ def write_answers(
                 _record(ledger, answer)
         say("answers", len(prompts))
     return len(waiting)
+
+
+def batch_seed(seed: int, first: int) -> int:
+    """The generator's seed of the batch that begins with prompt `first`, different in its low 32 bits for each pair.
+
+    A CPU's generator listens to 32 bits alone: seeds that differ further up would draw the same answers.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{first}".encode()).digest()[:4], "big")
 
 
 def _same_prompts(path: Path, prompts: list[Prompt], done: dict[str, dict[str, Any]]) -> None:
