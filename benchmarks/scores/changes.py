@@ -19,7 +19,7 @@ from watermark.scoring.residual import channels_of, label_residual
 from watermark.stats.sphere import log10_pvalue
 
 if TYPE_CHECKING:
-    from study import Cell
+    from cell import Cell
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from watermark.scoring.vectors import vector_residual
 from watermark.stats.sphere import log10_pvalue
 
 if TYPE_CHECKING:
-    from study import Cell
+    from cell import Cell
 
 COMPONENTS = 12
 

@@ -16,7 +16,7 @@ from watermark.scores import Marker
 from watermark.scoring.residual import channels_of, residual
 
 if TYPE_CHECKING:
-    from study import Cell
+    from cell import Cell
 
 KEYS, NAIVE = 10_000, 1000
 ALPHAS = (0.05, 0.01, 0.001)

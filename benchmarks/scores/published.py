@@ -26,7 +26,7 @@ from watermark.scores import Marker
 from watermark.scoring.residual import channels_of, left_over
 
 if TYPE_CHECKING:
-    from study import Cell
+    from cell import Cell
 
 DECOYS = 400
 TOP_FREQUENCY = 40.0  # cycles; the paper's grid ends there
