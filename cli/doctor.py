@@ -14,9 +14,12 @@ from . import clash, console
 
 _LIBRARIES = (
     "wmark", "numpy", "scipy", "torch", "transformers", "tokenizers", "typer",
-    "numba", "jinja2", "matplotlib", "pyarrow", "zstandard",
+    "numba", "jinja2", "matplotlib", "pyarrow", "zstandard", "scikit-learn", "onnxruntime",
 )  # fmt: skip
-_EXTRAS = {"numba": "fast", "matplotlib": "evidence", "pyarrow": "scale", "zstandard": "scale"}
+_EXTRAS = {
+    "numba": "fast", "matplotlib": "evidence", "pyarrow": "scale", "zstandard": "scale", "scikit-learn": "sklearn",
+    "onnxruntime": "onnx",
+}  # fmt: skip
 
 
 def doctor(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +39,10 @@ SCORE_POWER = 0.9
 SCORE_NULL = (
     "the suspect's answers are statistically independent of the key with this commitment; then, given everything that "
     "was read, the key's direction is uniform on the sphere"
+)
+LABELS_CARRY_NOTHING = (
+    "labels of a mark that never changes the argmax are the labels of the unmarked model: a student trained on them "
+    "alone has seen nothing of the key"
 )
 INCONCLUSIVE_SHARE = 0.5  # a test that would have missed a suspect carrying half of the mark says nothing
 _SLOPES = 199  # decoy keys for the deviation of the share carried
@@ -345,21 +348,11 @@ def cost_of(mark: ScoreWatermark, found: Case, truth: Any | None) -> Cost | None
     return cost(found.clean, mark.tilt(found.clean, found.inputs), None if known is None else known[found.rows])
 
 
-@dataclass(frozen=True)
-class LabelsCarryNothing:
-    """Why label-only training cannot be tested without dither."""
-
-    reason: str = (
-        "labels of a mark that never changes the argmax are the labels of the unmarked model: a student trained on "
-        "them alone has seen nothing of the key"
-    )
-
-
 def refuse_labels_alone(mark: ScoreWatermark) -> None:
     """Raises EmbeddingRefused: a deployment that shows labels alone carries the mark only with keyed dither."""
     if mark.scheme.output != "labels":
         raise EmbeddingRefused(
-            LabelsCarryNothing().reason,
+            LABELS_CARRY_NOTHING,
             hint="serve scores, or make a mark with `--output labels`: the key then decides answers near a coin toss",
         )
 
