@@ -19,12 +19,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from scipy.stats import binom
 
 from watermark.keys import Key, decoy_keys
 from watermark.mark import Binding, Watermark
 from watermark.schemes import GreenList
 from watermark.tokenizer import Tokenizer
+
+settings.register_profile("gate", derandomize=True)  # a submission is judged by the same examples each time
+if os.environ.get("CI"):
+    settings.load_profile("gate")
 
 VOCABULARY = 2048
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
