@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import random
+import signal
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from watermark.tokenizer import Tokenizer
 settings.register_profile("gate", derandomize=True)  # a submission is judged by the same examples each time
 if os.environ.get("CI"):
     settings.load_profile("gate")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would the tests
 
 VOCABULARY = 2048
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
