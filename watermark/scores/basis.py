@@ -18,7 +18,7 @@ import numpy as np
 
 from watermark.errors import MarkInvalid, ProfileMismatch, TooFewObservations
 from watermark.files import canonical_json
-from watermark.scores.table import Table, table
+from watermark.scores.table import Table, has_names, table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,7 +152,7 @@ class Basis:
 
     def _by_name(self, inputs: Any) -> NDArray[np.float64]:
         """(n, m') of the columns' own coordinates, found by name."""
-        found = inputs if isinstance(inputs, Table) else table(inputs, self.names if _is_array(inputs) else None)
+        found = inputs if isinstance(inputs, Table) else table(inputs, None if has_names(inputs) else self.names)
         used = [column for column in self.columns if column.width]
         absent = [column.name for column in used if column.name not in found.columns]
         if absent:
@@ -439,10 +439,6 @@ def _number(level: str) -> float | None:
         return float(level)
     except ValueError:
         return None
-
-
-def _is_array(inputs: Any) -> bool:
-    return not hasattr(inputs, "columns") and not hasattr(inputs, "column_names") and not isinstance(inputs, dict)
 
 
 def _array_of(inputs: Any, names: list[str]) -> NDArray[Any] | None:

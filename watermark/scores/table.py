@@ -78,6 +78,11 @@ def table(inputs: Any, names: Sequence[str] | None = None) -> Table:
     return Table({name: _column(name, array[:, i]) for i, name in enumerate(found)})
 
 
+def has_names(inputs: Any) -> bool:
+    """Whether inputs name their columns: a frame, an Arrow table, a mapping or a Table does, an array does not."""
+    return hasattr(inputs, "columns") or hasattr(inputs, "column_names") or isinstance(inputs, Mapping)
+
+
 def read_table(path: str | Path) -> Table:
     """A table from .csv (with a header), .parquet, or .npy. Raises OutputsInvalid or ExtraMissing."""
     path = Path(path)

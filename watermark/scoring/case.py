@@ -22,7 +22,7 @@ from watermark.files import canonical_json, write_whole
 from watermark.scores import keyed
 from watermark.scores.basis import Basis
 from watermark.scores.direction import Direction, as_rows, scheme_from_json, scheme_to_json
-from watermark.scores.table import Table, table
+from watermark.scores.table import Table, has_names, table
 from watermark.scoring.answers import Answers, suspect_answers
 from watermark.scoring.residual import Residual, channels_of, label_residual, residual
 
@@ -248,8 +248,7 @@ def table_digest(found: Table) -> str:
 
 
 def _as_table(inputs: Any, basis: Basis) -> Table:
-    plain = not hasattr(inputs, "columns") and not hasattr(inputs, "column_names") and not isinstance(inputs, dict)
-    if not plain:
+    if has_names(inputs):
         return table(inputs)
     width = np.asarray(inputs).shape[1] if np.ndim(inputs) == 2 else 0
     return table(inputs, basis.names if width == len(basis.names) else None)

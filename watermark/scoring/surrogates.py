@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from watermark.errors import ExtraMissing, OutputsInvalid, TooFewObservations
-from watermark.scores.table import Table, table
+from watermark.scores.table import Table, has_names, table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,8 +75,7 @@ class Encoder:
 
     def matrix(self, inputs: Any) -> NDArray[np.float64]:
         """(n, m). Raises OutputsInvalid for a missing column."""
-        plain = not hasattr(inputs, "columns") and not hasattr(inputs, "column_names") and not isinstance(inputs, dict)
-        found = table(inputs, list(self.names) if plain else None)
+        found = table(inputs, None if has_names(inputs) else list(self.names))
         absent = [name for name in self.names if name not in found.columns]
         if absent:
             raise OutputsInvalid(f"the inputs have no column {', '.join(absent)}, which the surrogates were trained on")
