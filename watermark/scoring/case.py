@@ -83,8 +83,7 @@ class Case:
             return vector_residual(answers[some], self.clean[some], self.features[some], surrogates)
         channels = channels_of(answers[some], scheme)
         clean = channels_of(self.clean[some], scheme)
-        if surrogates is not None and scheme.width == 1 and scheme.channels == 2:
-            surrogates = surrogates[:, :, 1:]
+        surrogates = None if surrogates is None else channels_of(surrogates, scheme)
         if self.shows == "labels":
             return label_residual(channels, clean, self.features[some], surrogates)
         return residual(channels, clean, self.features[some], surrogates)

@@ -289,9 +289,7 @@ def share_carried(mark: ScoreWatermark, found: Case, seed: str, level: float) ->
         return None
     scheme = mark.scheme
     clean, rest = channels_of(found.clean, scheme), found.residual.rest
-    owners = found.surrogates
-    if owners is not None and scheme.width == 1 and scheme.channels == 2:
-        owners = owners[:, :, 1:]
+    owners = None if found.surrogates is None else channels_of(found.surrogates, scheme)
     frames = [
         np.linalg.qr(key_free(clean[:, c], None if owners is None else owners[:, :, c]))[0]
         for c in range(clean.shape[1])

@@ -39,8 +39,8 @@ class Residual:
 
 
 def channels_of(answers: NDArray[np.float64], scheme: Direction) -> NDArray[np.float64]:
-    """The channels that carry the mark (n, width): the second of two classes, all of more, all values."""
-    return answers[:, 1:] if scheme.width == 1 and scheme.channels == 2 else answers
+    """The channels that carry the mark (..., width): the second of two classes, all of more, all values."""
+    return answers[..., 1:] if scheme.width == 1 and scheme.channels == 2 else answers
 
 
 def residual(
