@@ -112,7 +112,7 @@ def test_detect_reads_what_probe_wrote(case, tmp_path):
         assert probe(case, server.url, "--samples", 9, "--seed", 1).returncode == 0
     done = wmark("detect", "a.jsonl", "--mark", "ours.wmark", "--json", cwd=case)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["verdict"] != "evidence found"
+    assert json.loads(done.stdout)["log10_p"] > -6
 
 
 def test_prompts_are_taken_from_traffic(case):
