@@ -107,8 +107,8 @@ def test_a_scheme_without_totals_is_scored_key_by_key():
     )
 
 
-def test_scores_other_than_0_and_1_are_refused():
-    with pytest.raises(ValueError, match="scores are 0 or 1"):
+def test_scores_that_are_no_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match="whole numbers"):
         Watermark(Halves(), KEYS[0]).totals(*cells(2, 1), KEYS)
 
 

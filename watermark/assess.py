@@ -16,8 +16,8 @@ from watermark.evidence import Anytime, Control, Growth, Statistic, Weighted
 from watermark.observe.text import VOTES
 from watermark.stats.anytime import EProcess, Looks
 from watermark.stats.combine import mean_evalue
+from watermark.stats.graded import sum_of
 from watermark.stats.rank import rank_pvalue
-from watermark.stats.weighted import WeightedSum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from watermark.mark import Watermark
     from watermark.observe import Observations, Stage
     from watermark.observe.stages import Look
-    from watermark.stats.laws import Alternative
+    from watermark.stats.laws import Alternative, Law
+    from watermark.stats.weighted import SumLaw
 
 
 def statistics_in(seen: Observations) -> tuple[str, ...]:
@@ -43,14 +44,17 @@ def weighted(
     totals: NDArray[np.int64],
     decoys: NDArray[np.int64],
     *,
-    gamma: float,
+    gamma: float | Law,
     access: str,
     reference: str | None,
     alternative: Alternative,
 ) -> Weighted:
-    """The weighted statistics together. totals: (S,) under the key; decoys: (m, S) under keys that marked nothing."""
+    """The weighted statistics together. totals: (S,) under the key; decoys: (m, S) under keys that marked nothing.
+
+    gamma: chance of a green bit, or the law of one score.
+    """
     names = statistics_in(seen)
-    laws = [WeightedSum(seen.weights[name], gamma) for name in names]
+    laws = [sum_of(seen.weights[name], gamma) for name in names]
     columns = np.concatenate([totals[None], decoys]).T
     evalues = np.stack([law.log10_evalue(column, alternative=alternative) for law, column in zip(laws, columns)])
     together = mean_evalue(evalues, axis=0)
@@ -69,7 +73,7 @@ def weighted(
 
 
 def _statistic(
-    name: str, law: WeightedSum, total: int, decoys: NDArray[np.int64], log10_e: float, alternative: Alternative
+    name: str, law: SumLaw, total: int, decoys: NDArray[np.int64], log10_e: float, alternative: Alternative
 ) -> Statistic:
     tail = law.tail(total, alternative=alternative)
     return Statistic(
@@ -98,7 +102,7 @@ def directed_rank(total: float, decoys: NDArray[np.int64], mean: float, alternat
 
 
 def anytime(
-    parts: Iterable[Stage], mark: Watermark, *, alpha: float, gamma: float, alternative: Alternative
+    parts: Iterable[Stage], mark: Watermark, *, alpha: float, gamma: float | Law, alternative: Alternative
 ) -> Anytime:
     """The e-process over stages of new cells: it may be looked at after each, and stopped when one likes."""
     growth = list(_growth(parts, mark, gamma, alternative))
@@ -110,7 +114,7 @@ def anytime(
     )
 
 
-def _growth(parts: Iterable[Stage], mark: Watermark, gamma: float, alternative: Alternative) -> Iterator[Growth]:
+def _growth(parts: Iterable[Stage], mark: Watermark, gamma: float | Law, alternative: Alternative) -> Iterator[Growth]:
     bettor: Bettor | None = None
     for part in parts:
         bettor = bettor or Bettor(mark, gamma, tuple(part.weights), alternative)
@@ -125,7 +129,7 @@ class Bettor:
     the mean of two e-processes is one. Bets win early and keep what they won, looks use every weight at its best.
     """
 
-    def __init__(self, mark: Watermark, gamma: float, names: tuple[str, ...], alternative: Alternative) -> None:
+    def __init__(self, mark: Watermark, gamma: float | Law, names: tuple[str, ...], alternative: Alternative) -> None:
         self._mark, self._names, self._gamma, self._alternative = mark, names, gamma, alternative
         self.process = EProcess(gamma, statistics=len(names), alternative=alternative)
         self.looks = Looks()
@@ -142,7 +146,7 @@ class Bettor:
     def _evalue(self, look: Look) -> float:
         """log10 of the mean e-value of the statistics, over all cells of a look."""
         weights, totals = self._weighed(look)
-        laws = [WeightedSum(each, self._gamma) for each in weights]
+        laws = [sum_of(each, self._gamma) for each in weights]
         each = [law.log10_evalue(total, alternative=self._alternative) for law, total in zip(laws, totals)]
         return float(mean_evalue(np.array(each)))
 
@@ -152,14 +156,14 @@ class Bettor:
         return weights, [int(total) for total in totals]
 
 
-def control(name: str, seen: Observations, mark: Watermark, *, gamma: float, alternative: Alternative) -> Control:
+def control(name: str, seen: Observations, mark: Watermark, *, gamma: float | Law, alternative: Alternative) -> Control:
     """A model that should show nothing (or, a student of marked answers, something), through the same code."""
     names = statistics_in(seen)
     totals = mark.totals(seen.windows, seen.choices, stacked(seen), [mark.key])[0]
-    laws = [WeightedSum(seen.weights[name], gamma) for name in names]
+    laws = [sum_of(seen.weights[name], gamma) for name in names]
     evalues = [law.log10_evalue(total, alternative=alternative) for law, total in zip(laws, totals[1:])]
     together = float(mean_evalue(np.array(evalues), axis=0))
-    votes = WeightedSum(seen.weights[VOTES], gamma)
+    votes = sum_of(seen.weights[VOTES], gamma)
     return Control(
         name=name,
         log10_e=together + 0.0,

@@ -24,14 +24,15 @@ from watermark.keys import Key, decoy_keys
 from watermark.observe import MINIMUM_CELLS
 from watermark.sealed import Sealed
 from watermark.stats.combine import holm, max_t
+from watermark.stats.graded import sum_of
 from watermark.stats.many import upper_tails
-from watermark.stats.weighted import WeightedSum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from watermark.mark import Watermark
     from watermark.observe import Observations
+    from watermark.stats.weighted import SumLaw
 
     Say = Callable[[str, int], None]
 
@@ -176,7 +177,7 @@ class _Cells:
     choices: NDArray[np.uint32]
     names: tuple[str, ...]
     weights: NDArray[np.int32]
-    laws: tuple[WeightedSum, ...]
+    laws: tuple[SumLaw, ...]
 
     @classmethod
     def of(cls, seen: Observations, account: Watermark, statistic: str | None) -> _Cells:
@@ -189,7 +190,7 @@ class _Cells:
                 hint="query the suspect for more text, and observe it with `mark.account(name)`",
             )
         weights = weights[:, kept]
-        laws = tuple(WeightedSum(row, account.scheme.null.mean) for row in weights)
+        laws = tuple(sum_of(row, account.scheme.null) for row in weights)
         return cls(account, seen.windows[kept], seen.choices[kept], names, weights, laws)
 
     @property
@@ -274,7 +275,7 @@ def _attribution(
         null=NULL,
         cells=len(cells.choices),
         effective_cells=cells.laws[0].effective_cells,
-        gamma=cells.laws[0].gamma,
+        gamma=mark.scheme.null.mean / mark.scheme.null.highest,
         exposures=ordered,
         decoys=None if drawn is None else Decoys(len(drawn), seen.digest, [float(s) for s in drawn.max(axis=1)]),
         observations=seen.digest,

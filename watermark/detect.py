@@ -39,9 +39,6 @@ from watermark.probe.log import was_watched
 from watermark.stats.laws import (
     Alternative,
     Law,
-    binomial_interval,
-    binomial_log10_chernoff,
-    detectable_rate,
 )
 
 if TYPE_CHECKING:
@@ -55,9 +52,14 @@ if TYPE_CHECKING:
 
 POWER = 0.9
 INCONCLUSIVE_LIFT = 0.05
+GRADED_LIFT = 0.1  # the same of graded scores, in standard deviations of one
 NULL = (
     "the suspect's outputs are statistically independent of the key with this commitment; then each distinct cell "
     "(window, token) is green with probability gamma, independently of the others"
+)
+GRADED_NULL = (
+    "the suspect's outputs are statistically independent of the key with this commitment; then the score of each "
+    "distinct cell (window, token) has the law that `levels` states, independently of the others"
 )
 _STEPS = 60
 _DOCUMENTS = 48
@@ -180,7 +182,7 @@ def judge(
     say: Callable[[str, int], None] = lambda word, count: None,
 ) -> Evidence:
     """Evidence from observations that were made already: score, test, rank."""
-    seen, gamma = found.seen, mark.scheme.null.mean
+    seen, law = found.seen, mark.scheme.null
     totals, null = _totals(seen, mark, decoys, say)
     bits = mark.score(seen.windows, seen.choices)
     deep = None
@@ -189,39 +191,39 @@ def judge(
             seen,
             totals[1:],
             null[:, 1:],
-            gamma=gamma,
+            gamma=law,
             access=access,
             reference=reference,
             alternative=alternative,
         )
-    law, voted = mark.scheme.null, seen.weights[VOTES] != 0
+    voted, most = seen.weights[VOTES] != 0, law.highest
     n, green = int(voted.sum()), int(totals[0])
     counted = law.log10_pvalue(green, n, alternative=alternative) + 0.0
     running = None
     if found.stages is not None:
-        running = anytime(found.stages, mark, alpha=alpha, gamma=gamma, alternative=alternative)
+        running = anytime(found.stages, mark, alpha=alpha, gamma=law, alternative=alternative)
     log10_p = headline(counted, deep, running, stopped=options["stopped"])
-    reach = detectable_rate(n, law.mean, alpha=alpha, power=POWER)
+    reach = reach_of(law, n, alpha)
     return Evidence(
-        verdict=verdict_of(log10_p, alpha, reach, law.mean),
+        verdict=verdict_of(log10_p, alpha, reach, law),
         alpha=alpha,
-        method=_method(access, reference, alternative, options["ledger"], stopped=options["stopped"]),
-        null=NULL,
+        method=_method(access, reference, alternative, options["ledger"], stopped=options["stopped"], graded=most > 1),
+        null=null_of(law),
         alternative=alternative,
         log10_p=log10_p,
         cells=n,
         green=green,
-        gamma=law.mean,
-        green_rate=green / n,
-        green_rate_interval=binomial_interval(green, n),
+        gamma=law.mean / most,
+        green_rate=green / (n * most),
+        green_rate_interval=interval_of(law, green, n),
         z=(green - n * law.mean) / math.sqrt(n * law.variance),
-        log10_chernoff=binomial_log10_chernoff(green, n, law.mean),
+        log10_chernoff=law.log10_chernoff(green, n),
         detectable_rate=reach,
         power=POWER,
         access=access,
         weighted=deep,
         anytime=running,
-        controls=[control(name, o, mark, gamma=gamma, alternative=alternative) for name, o in found.controls.items()],
+        controls=[control(name, o, mark, gamma=law, alternative=alternative) for name, o in found.controls.items()],
         dose=None,
         plan=None,
         decoys=Decoys(
@@ -243,7 +245,36 @@ def judge(
         + list(getattr(mark.scheme, "remarks", ())),
         software=_software(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        levels=levels_of(law),
     )
+
+
+def levels_of(law: Law) -> list[float] | None:
+    """The chances of graded scores, None of bits."""
+    chances = getattr(law, "chances", None)
+    return None if chances is None else list(chances)
+
+
+def null_of(law: Law) -> str:
+    """The null hypothesis in words."""
+    return NULL if law.highest == 1 else GRADED_NULL
+
+
+def interval_of(law: Law, total: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of the mean score, as a share of the highest."""
+    low, high = law.interval(total, n)
+    return low / law.highest, high / law.highest
+
+
+def reach_of(law: Law, n: int, alpha: float) -> float | None:
+    """The smallest mean score that is found with probability `POWER`, as a share of the highest; None if none is."""
+    found = law.detectable(n, alpha=alpha, power=POWER)
+    return None if found is None else found / law.highest
+
+
+def lift_of(law: Law) -> float:
+    """How far above chance a mean score, as a share of the highest, may be missed before a test says too little."""
+    return INCONCLUSIVE_LIFT if law.highest == 1 else GRADED_LIFT * math.sqrt(law.variance) / law.highest
 
 
 def _check_options(alpha: float, alternative: str, decoys: int) -> None:
@@ -307,11 +338,14 @@ def _named(model: str | Path | Model | None) -> str | None:
     return Path(getattr(model, "source", str(model))).name
 
 
-def verdict_of(log10_p: float, alpha: float, reach: float | None, gamma: float) -> Verdict:
-    """The one rule: evidence at p <= alpha; else inconclusive if even gamma + 0.05 could have been missed."""
+def verdict_of(log10_p: float, alpha: float, reach: float | None, law: Law) -> Verdict:
+    """The one rule: evidence at p <= alpha; else inconclusive if even gamma + 0.05 could have been missed.
+
+    Of graded scores: if a mean score a tenth of a standard deviation above chance could have been.
+    """
     if log10_p <= math.log10(alpha):
         return "evidence found"
-    if reach is None or reach > gamma + INCONCLUSIVE_LIFT:
+    if reach is None or reach > law.mean / law.highest + lift_of(law):
         return "inconclusive"
     return "no evidence found"
 
@@ -324,7 +358,9 @@ def headline(counted: float, deep: Weighted | None, running: Anytime | None, *, 
     return counted if deep is None else deep.log10_p
 
 
-def _method(access: str, reference: str | None, alternative: Alternative, filtered: bool, *, stopped: bool) -> str:
+def _method(
+    access: str, reference: str | None, alternative: Alternative, filtered: bool, *, stopped: bool, graded: bool
+) -> str:
     windows = ", over the windows served in the ledger" if filtered else ""
     if stopped:
         return (
@@ -332,13 +368,11 @@ def _method(access: str, reference: str | None, alternative: Alternative, filter
         )
     if access == "text":
         tail = {"greater": "upper", "less": "lower", "two-sided": "twice the smaller"}[alternative]
-        return (
-            f"exact binomial test, {tail} tail, one vote for each distinct cell{windows}; "
-            "rank among decoy keys beside it"
-        )
-    against = f" against the reference {reference}" if reference else ""
+        test = "exact test of the total score" if graded else "exact binomial test"
+        return f"{test}, {tail} tail, one vote for each distinct cell{windows}; rank among decoy keys beside it"
+    against, summed = f" against the reference {reference}" if reference else "", "scores" if graded else "green cells"
     return (
-        f"mean of e-values over weighted sums of green cells, read from {access}{against}{windows}, alternative "
+        f"mean of e-values over weighted sums of {summed}, read from {access}{against}{windows}, alternative "
         f"{alternative}; p = 1/E by Markov's inequality; exact tails, Chernoff bounds and rank among decoy keys "
         "beside it"
     )

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from watermark.errors import ReportInvalid
 from watermark.sealed import Refusal, Sealed, read_sealed, unsealed
+from watermark.stats.graded import Levels, law_of
+from watermark.stats.laws import Bernoulli
 
 FORMAT = "wmark-evidence/2"
 Verdict = Literal["evidence found", "no evidence found", "inconclusive"]
@@ -140,6 +142,10 @@ class Control:
 class Evidence(Sealed):
     """What `detect` found. Counts are whole numbers; rates lie in [0, 1]; `log10_p` is base 10.
 
+    Where a scheme's scores are graded, `levels` holds the chance of each score 0 ... L under the null (None, and left
+    out of the JSON, where they are 0 and 1); `green` is then the total score, every `green` of a part too, and `gamma`,
+    `green_rate` and `detectable_rate` are mean scores as shares of L.
+
     cells, green and what follows from them count one vote a cell; where weights were read (`weighted`), the verdict
     and log10_p are those of the mean e-value. access: what was read of the suspect. plan: digest of the
     pre-registered plan and whether the run kept to it ("confirmatory" or "exploratory"), if there is one.
@@ -186,6 +192,12 @@ class Evidence(Sealed):
     notes: list[str]
     software: dict[str, str]
     created: str
+    levels: list[float] | None = None
+
+    @property
+    def law(self) -> Bernoulli | Levels:
+        """The law of one score under the null, as stated."""
+        return law_of(self.levels, self.gamma)
 
     @property
     def p(self) -> float:
@@ -193,7 +205,8 @@ class Evidence(Sealed):
         return float(10.0**self.log10_p)
 
     def content(self) -> dict[str, Any]:
-        return super().content() | {"green_rate_interval": list(self.green_rate_interval)}
+        held = super().content() | {"green_rate_interval": list(self.green_rate_interval)}
+        return held if self.levels is not None else {name: value for name, value in held.items() if name != "levels"}
 
     @classmethod
     def load(cls, path: str | Path) -> Evidence:

@@ -150,12 +150,12 @@ class Watermark:
     def totals(
         self, windows: ArrayLike, choices: ArrayLike, weights: ArrayLike, keys: Iterable[Key]
     ) -> NDArray[np.int64]:
-        """Totals of S statistics under m keys: the weights of green cells added up, as exact integers.
+        """Totals of S statistics under m keys: weights times scores added up, as exact integers.
 
         windows: (n, h) ids; choices: (n,) ids; weights: (S, n) or (n,) integers within int32, any sign; keys: m, of
         which this mark's own is one only if it is among them. Returns (m, S). A scheme that has a `totals` of its
-        own is asked at once for all keys; of any other the scores, 0 or 1, are taken key by key. Raises ValueError
-        if shapes do not match or weights are not whole numbers.
+        own is asked at once for all keys; of any other the scores, whole numbers, are taken key by key. Raises
+        ValueError if shapes do not match or weights are not whole numbers.
         """
         ids = np.asarray(windows).astype(np.uint32, copy=False)
         tokens = np.asarray(choices).astype(np.uint32, copy=False)
@@ -308,12 +308,16 @@ def _counted(weights: ArrayLike, cells: int) -> NDArray[np.int32]:
 
 
 def _weighed(scores: NDArray[Any], weights: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Totals of scores (n,) under weights (S, n). Returns (S,). Raises ValueError for scores other than 0 and 1."""
-    green = np.asarray(scores) == 1
-    if not (green | (np.asarray(scores) == 0)).all():
-        raise ValueError("totals need a scheme whose scores are 0 or 1")
-    found: NDArray[np.int64] = weights.sum(axis=1, where=green, dtype=np.int64)
-    return found
+    """Totals of scores (n,) under weights (S, n). Returns (S,). Raises ValueError for broken scores."""
+    levels = np.asarray(scores)
+    green = levels == 1
+    if (green | (levels == 0)).all():
+        found: NDArray[np.int64] = weights.sum(axis=1, where=green, dtype=np.int64)
+        return found
+    if not np.issubdtype(levels.dtype, np.integer) or (levels < 0).any():
+        raise ValueError("totals need a scheme whose scores are whole numbers, 0 or more")
+    graded: NDArray[np.int64] = weights.astype(np.int64) @ levels.astype(np.int64)
+    return graded
 
 
 def _on_host(ids: Any) -> NDArray[Any]:

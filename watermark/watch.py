@@ -73,8 +73,7 @@ class Watch:
         if not len(stage) and not stage.looks:
             return
         if self._bettor is None:
-            gamma = self._mark.scheme.null.mean
-            self._bettor = Bettor(self._mark, gamma, tuple(stage.weights), self._alternative)
+            self._bettor = Bettor(self._mark, self._mark.scheme.null, tuple(stage.weights), self._alternative)
         self.log10_e = self._bettor.bet(stage)
 
     def _read(self, answers: list[Output]) -> Stage:

@@ -14,18 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from watermark.assess import directed_rank
-from watermark.detect import NULL, POWER, headline, verdict_of
+from watermark.detect import POWER, headline, interval_of, null_of, reach_of, verdict_of
 from watermark.errors import ReportInvalid
 from watermark.observe.text import VOTES
 from watermark.report.checks import Check, close, require
 from watermark.schemes import scheme_from_json
 from watermark.stats.combine import mean_evalue
-from watermark.stats.laws import (
-    Bernoulli,
-    binomial_interval,
-    binomial_log10_chernoff,
-    detectable_rate,
-)
 
 if TYPE_CHECKING:
     from watermark.evidence import Anytime, Control, Evidence, Statistic, Weighted
@@ -51,36 +45,37 @@ def check_arithmetic(found: Evidence) -> Check:
 
 def _votes(found: Evidence) -> str:
     """The one-vote count, and the verdict from whichever test decides."""
-    law, n, green = Bernoulli(found.gamma), found.cells, found.green
+    law, n, green = found.law, found.cells, found.green
     scheme = scheme_from_json(found.mark.get("scheme", {}))
-    if found.gamma != scheme.null.mean or found.power != POWER:
-        raise ReportInvalid("gamma and power are not those of the stated scheme and of this test")
+    if law != scheme.null or found.gamma != law.mean / law.highest or found.power != POWER:
+        raise ReportInvalid("gamma, levels and power are not those of the stated scheme and of this test")
     if found.alternative not in ("greater", "less", "two-sided"):
         raise ReportInvalid(f"the alternative {found.alternative!r} is none that is known")
-    if not 0 <= green <= n:
+    if not 0 <= green <= n * law.highest:
         raise ReportInvalid(f"{green} green cells of {n} cannot be")
     rank = directed_rank(green, np.asarray(found.decoys.totals), n * law.mean, found.alternative)
     if not close(found.decoys.rank_pvalue, rank):
         raise ReportInvalid(f"the decoy rank is stated as {found.decoys.rank_pvalue}, recomputed it is {rank}")
     counted = law.log10_pvalue(green, n, alternative=found.alternative)  # type: ignore[arg-type]
     expected: dict[str, Any] = {
-        "null": NULL,
+        "null": null_of(law),
         "log10_p": _deciding(found, counted),
-        "green_rate": green / n,
-        "green_rate_interval": binomial_interval(green, n),
+        "green_rate": green / (n * law.highest),
+        "green_rate_interval": interval_of(law, green, n),
         "z": (green - n * law.mean) / math.sqrt(n * law.variance),
-        "log10_chernoff": binomial_log10_chernoff(green, n, law.mean),
-        "detectable_rate": detectable_rate(n, law.mean, alpha=found.alpha, power=POWER),
+        "log10_chernoff": law.log10_chernoff(green, n),
+        "detectable_rate": reach_of(law, n, found.alpha),
     }
     for name, value in expected.items():
         require(name, getattr(found, name), value)
-    verdict = verdict_of(found.log10_p, found.alpha, found.detectable_rate, law.mean)
+    verdict = verdict_of(found.log10_p, found.alpha, found.detectable_rate, law)
     if found.verdict != verdict:
         raise ReportInvalid(
             f"the verdict {found.verdict!r} does not follow; log10 p = {found.log10_p:.3f} gives {verdict!r}"
         )
     _curve(found, counted)
-    return f"log10 p = {counted:.3f} follows from {green} green cells of {n}"
+    what = f"{green} green cells of {n}" if law.highest == 1 else f"a total score of {green} in {n} cells"
+    return f"log10 p = {counted:.3f} follows from {what}"
 
 
 def _deciding(found: Evidence, counted: float) -> float:

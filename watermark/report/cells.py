@@ -108,7 +108,7 @@ def _statistics(
         seen,
         np.array([s.total for s in deep.statistics]) if own is None else own,
         decoys,
-        gamma=found.gamma,
+        gamma=found.law,
         access=deep.access,
         reference=deep.reference,
         alternative=found.alternative,  # type: ignore[arg-type]

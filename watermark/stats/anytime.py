@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .laws import Alternative
-from .weighted import WeightedSum, signed
+from .graded import sum_of
+from .laws import Alternative, Law
+from .weighted import SumLaw, signed
 
 Floats = NDArray[np.float64]
 _LOG10 = math.log(10)
@@ -22,8 +23,8 @@ _BOLDEST = 12.8  # the adaptive bet's bound, as λ sd
 class EProcess:
     """Wealth F_t of a bettor against H0 (every green bit is Bernoulli(gamma), whatever was read), chunk by chunk.
 
-    gamma: chance of a green bit. statistics: how many weightings of the same cells are bet on. alternative: the
-    side bet on. keep: the share of the highest F so far that is never staked, 0 <= keep < 1.
+    gamma: chance of a green bit, or the law of one score. statistics: how many weightings of the same cells are
+    bet on. alternative: the side bet on. keep: the share of the highest F so far that is never staked, 0 <= keep < 1.
 
     Per statistic: half the money lies in equal parts on fixed bets, λ_t = ±c / sd_t with c = 0.05 ... 12.8 by
     factors of √2 (within 4 % of the best rate for any steady z per chunk in between), and is never moved; half
@@ -47,7 +48,7 @@ class EProcess:
     cells or weights by their own bits.
     """
 
-    gamma: float
+    gamma: float | Law
     statistics: int = 1
     alternative: Alternative = "greater"
     keep: float = 0.1
@@ -55,7 +56,7 @@ class EProcess:
     """log10 F after each chunk."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma < 1:
+        if isinstance(self.gamma, (int, float)) and not 0 < self.gamma < 1:
             raise ValueError(f"gamma must lie between 0 and 1, found {self.gamma}")
         if self.statistics < 1:
             raise ValueError(f"an e-process needs at least one statistic, found {self.statistics}")
@@ -79,7 +80,7 @@ class EProcess:
     def update(self, weights: Sequence[NDArray[np.int32]], totals: Sequence[int]) -> float:
         """Takes one chunk and returns log10 F after it.
 
-        weights: one (n,) integer array per statistic, over new cells (0 where unused). totals: the green weight
+        weights: one (n,) integer array per statistic, over new cells (0 where unused). totals: the weighted score
         Σ k B of each. A statistic without weight in this chunk stands still. Raises ValueError, and changes
         nothing, on NaN, on a total that its weights cannot give, or on the wrong number of statistics.
         """
@@ -87,7 +88,7 @@ class EProcess:
             raise ValueError(
                 f"found {len(weights)} weightings and {len(totals)} totals, this e-process bets on {self.statistics}"
             )
-        laws = [WeightedSum(each, self.gamma) for each in weights]
+        laws = [sum_of(each, self.gamma) for each in weights]
         for law, total in zip(laws, totals):
             if not math.isfinite(total) or int(total) != total or not law.lowest <= total <= law.highest:
                 raise ValueError(f"a total must be a whole number from {law.lowest} to {law.highest}, found {total}")
@@ -152,7 +153,7 @@ class _Bettor:
     def log_wealth(self) -> float:
         return float(np.logaddexp(self._log_mean_fixed(), self.log_adaptive)) - math.log(2)
 
-    def play(self, law: WeightedSum, excess: float) -> None:
+    def play(self, law: SumLaw, excess: float) -> None:
         """One chunk: its law and its total above the mean."""
         first, bet = self.chunks == 0, self._predicted(law.sd)
         bets = self.bets / law.sd
@@ -173,5 +174,5 @@ class _Bettor:
         return float(np.logaddexp.reduce(self.log_fixed)) - math.log(len(self.log_fixed))
 
 
-def _gain(law: WeightedSum, bet: float, excess: float) -> float:
+def _gain(law: SumLaw, bet: float, excess: float) -> float:
     return bet * excess - float(law.log_mgf(bet))

@@ -18,7 +18,10 @@ _NEGLIGIBLE = 60.0  # terms e^-60 below the sum so far end the series: a relativ
 
 
 class Law(Protocol):
-    """The distribution of one score under the null; scores of distinct cells are independent."""
+    """The distribution of one score 0 ... `highest` under the null; scores of distinct cells are independent.
+
+    Two kinds exist: `Bernoulli`, and `Levels` (stats/graded.py) of which it is the case of two.
+    """
 
     @property
     def mean(self) -> float: ...
@@ -26,8 +29,20 @@ class Law(Protocol):
     @property
     def variance(self) -> float: ...
 
+    @property
+    def highest(self) -> int: ...
+
     def log10_pvalue(self, total: float, n: int, *, alternative: Alternative = "greater") -> float:
         """log10 of the exact p-value of `total`, the sum of n independent scores."""
+
+    def log10_chernoff(self, total: int, n: int) -> float:
+        """Chernoff's bound on log10 of the upper tail."""
+
+    def interval(self, total: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+        """An interval for the mean score."""
+
+    def detectable(self, n: int, *, alpha: float, power: float = 0.9) -> float | None:
+        """The smallest mean score that a level-alpha test finds with probability `power`; None if none is."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,22 @@ class Bernoulli:
         if alternative == "less":
             return lower
         return min(0.0, min(upper, lower) + math.log10(2))
+
+    @property
+    def highest(self) -> int:
+        return 1
+
+    def log10_chernoff(self, total: int, n: int) -> float:
+        """See `binomial_log10_chernoff`."""
+        return binomial_log10_chernoff(total, n, self.p)
+
+    def interval(self, total: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+        """See `binomial_interval`."""
+        return binomial_interval(total, n, level=level)
+
+    def detectable(self, n: int, *, alpha: float, power: float = 0.9) -> float | None:
+        """See `detectable_rate`."""
+        return detectable_rate(n, self.p, alpha=alpha, power=power)
 
 
 def binomial_log10_sf(successes: int, n: int, p: float) -> float:

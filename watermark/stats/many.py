@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .weighted import WeightedSum
+from .weighted import SumLaw
 
 _LEAST = 1e-4  # down to here the transform's absolute error of 1e-13 is nothing beside the tail
 _ALIASED = -14.0  # log10 of the mass that may wrap around
@@ -16,7 +16,7 @@ _WIDEST = 1 << 22
 _MOST_FACTORS = 1 << 26
 
 
-def upper_tails(law: WeightedSum, totals: ArrayLike) -> NDArray[np.float64]:
+def upper_tails(law: SumLaw, totals: ArrayLike) -> NDArray[np.float64]:
     """log10 P(S >= total) of each of m totals under `law`, shape (m,); as `law.log10_pvalue`, to 1e-9 relative in p.
 
     The whole distribution is inverted at once from its characteristic function; for tails under 1e-4, and where the
@@ -35,7 +35,7 @@ def upper_tails(law: WeightedSum, totals: ArrayLike) -> NDArray[np.float64]:
     return tails[back]
 
 
-def _table(law: WeightedSum) -> tuple[int, int, NDArray[np.float64]] | None:
+def _table(law: SumLaw) -> tuple[int, int, NDArray[np.float64]] | None:
     """(start, unit, survival): survival[i] = P(S >= (start + i) unit); None if the lattice is too wide."""
     weights, counts = np.unique(law.weights[law.weights != 0].astype(np.int64), return_counts=True)
     if not len(weights):
@@ -45,24 +45,19 @@ def _table(law: WeightedSum) -> tuple[int, int, NDArray[np.float64]] | None:
     if size is None:
         return None
     places = weights // unit
-    spread = np.bincount(places % size, weights=counts * law.gamma * (1 - law.gamma), minlength=size)
-    decay = spread.sum() - np.fft.rfft(spread).real  # log |phi| <= -decay, by 1 - y <= e^-y
-    kept = np.flatnonzero(decay < _NEGLIGIBLE)
+    kept = np.flatnonzero(law.decay(size, places, counts.astype(np.float64)) < _NEGLIGIBLE)
     if len(kept) * len(places) > _MOST_FACTORS:
         return None
     phi = np.zeros(size // 2 + 1, dtype=np.complex128)
     for part in np.array_split(kept, 1 + len(kept) * len(places) // (1 << 20)):
-        turns = part[:, None] * (places % size) % size
-        with np.errstate(divide="ignore"):
-            factors = np.log(1 - law.gamma + law.gamma * np.exp(2j * np.pi / size * turns))
-        phi[part] = np.exp(factors @ counts)
+        phi[part] = np.exp(law.log_factors(size, places, part) @ counts)
     start = round(law.mean / unit) - size // 2
     masses = np.roll(np.fft.irfft(phi.conj(), size), -(start % size))
     survival = np.cumsum(masses[::-1])[::-1]
     return start, unit, np.clip(survival, 0.0, 1.0)
 
 
-def _size(law: WeightedSum, unit: int) -> int | None:
+def _size(law: SumLaw, unit: int) -> int | None:
     """Points of the grid: a power of two, so wide around the mean that what lies outside is nothing."""
     size = 64
     while size <= _WIDEST:

@@ -10,6 +10,7 @@ At the λ with K'(λ) = s the tilted law is centred at s, so the sum is an ordin
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -41,27 +42,47 @@ class Tail:
     method: Method
 
 
-@dataclass(frozen=True, eq=False)
-class WeightedSum:
-    """The law of S = Σ k_i B_i, the B_i independent Bernoulli(gamma).
-
-    weights: (n,) integers k_i of any sign; zeros count for nothing. Totals are sums of k_i over the ones.
-    Raises ValueError if weights are not a line of integers or gamma is not inside (0, 1).
-
-    The exact tail is given unless the lattice is too large for it: a grid of more than 2^24 points (a tilted sd
-    above some 200,000 units) or more than 2^26 factors (thousands of distinct weights on few random cells). Then
-    Chernoff's bound stands in, and `tail` says so. A normal approximation is never used.
-    """
+class SumLaw(ABC):
+    """What can be asked of the law of a sum S = Σ k_i X_i of integer weights on independent scores 0 ... `most`."""
 
     weights: NDArray[np.int32]
-    gamma: float
 
-    def __post_init__(self) -> None:
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma must lie between 0 and 1, found {self.gamma}")
-        found = np.asarray(self.weights)
-        if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-            raise ValueError(f"weights must be integers in one dimension, found {found.dtype} {found.shape}")
+    @property
+    @abstractmethod
+    def most(self) -> int:
+        """The highest score of a cell."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> float: ...
+
+    @property
+    @abstractmethod
+    def variance(self) -> float: ...
+
+    @abstractmethod
+    def log_mgf(self, bets: ArrayLike) -> Floats:
+        """ψ(λ) = log E exp(λ (S - mean)) of each bet λ, shape as `bets`."""
+
+    @abstractmethod
+    def decay(self, size: int, places: Ints, counts: Floats) -> Floats:
+        """A lower bound of -log |φ(2π m / size)|, m = 0 ... size/2, for `counts` cells of each weight in `places`."""
+
+    @abstractmethod
+    def log_factors(self, size: int, places: Ints, frequencies: Ints) -> NDArray[np.complex128]:
+        """log E e^{iθ k X} at θ = 2π m / size: (m, k) for m in `frequencies` and k in `places`."""
+
+    @abstractmethod
+    def _same(self) -> SumLaw:
+        """The same law, of which nothing was computed yet."""
+
+    @abstractmethod
+    def _log_chernoff(self, total: int) -> float:
+        """log of Chernoff's bound on P(S >= total)."""
+
+    @abstractmethod
+    def _log_exact(self, total: int) -> float | None:
+        """log P(S >= total) for a total above the mean; None if the lattice is too large."""
 
     @cached_property
     def _grouped(self) -> tuple[Ints, Floats]:
@@ -77,18 +98,6 @@ class WeightedSum:
         return float(values @ counts), float(squares @ counts), float(squares**2 @ counts)
 
     @property
-    def mean(self) -> float:
-        return self.gamma * self._moments[0]
-
-    @property
-    def variance(self) -> float:
-        return self.gamma * (1 - self.gamma) * self._moments[1]
-
-    @property
-    def sd(self) -> float:
-        return math.sqrt(self.variance)
-
-    @property
     def effective_cells(self) -> float:
         """(Σ k²)² / Σ k⁴: how many equal weights would have as steady a variance; n if all are equal."""
         return self._moments[1] ** 2 / self._moments[2] if self._moments[2] else 0.0
@@ -96,26 +105,29 @@ class WeightedSum:
     @property
     def lowest(self) -> int:
         values, counts = self._grouped
-        return int(values[values < 0] @ counts[values < 0].astype(np.int64))
+        return self.most * int(values[values < 0] @ counts[values < 0].astype(np.int64))
 
     @property
     def highest(self) -> int:
         values, counts = self._grouped
-        return int(values[values > 0] @ counts[values > 0].astype(np.int64))
+        return self.most * int(values[values > 0] @ counts[values > 0].astype(np.int64))
+
+    @cached_property
+    def _mirrored(self) -> SumLaw:
+        """The law of -S."""
+        twin, (values, counts) = self._same(), self._grouped
+        twin.__dict__["_grouped"] = (-values[::-1], counts[::-1])
+        return twin
+
+    @property
+    def sd(self) -> float:
+        return math.sqrt(self.variance)
 
     def z(self, total: int) -> float:
         """(total - mean) / sd; 0 if no cell has weight."""
         return (total - self.mean) / self.sd if self.sd else 0.0
 
-    def log_mgf(self, bets: ArrayLike) -> Floats:
-        """ψ(λ) = log E exp(λ (S - mean)) of each bet λ, shape as `bets`."""
-        lambdas = np.asarray(bets, dtype=np.float64)
-        values, counts = self._grouped
-        exponents = lambdas[..., None] * values
-        found: Floats = (_log_factor(exponents, self.gamma) - self.gamma * exponents) @ counts
-        return found
-
-    def tail(self, total: int, *, alternative: Alternative = "greater") -> Tail:
+    def tail(self, total: float, *, alternative: Alternative = "greater") -> Tail:
         """The p-value of `total`, exact where the lattice allows, and the name of what it is.
 
         "greater": P(S >= total); "less": P(S <= total); "two-sided": twice the smaller of both, at most 1.
@@ -133,7 +145,7 @@ class WeightedSum:
             smaller = min(smaller, far._upper(-at), key=lambda tail: tail.log10_p)
         return Tail(min(0.0, smaller.log10_p + math.log10(2)), smaller.method)
 
-    def log10_pvalue(self, total: int, *, alternative: Alternative = "greater") -> float:
+    def log10_pvalue(self, total: float, *, alternative: Alternative = "greater") -> float:
         """log10 of `tail`: to 1e-9 relative in p, or 1e-10 relative in log10 p where very deep. Raises as it does."""
         return self.tail(total, alternative=alternative).log10_p
 
@@ -168,14 +180,6 @@ class WeightedSum:
         wealth: Floats = (np.logaddexp.reduce(gains, axis=-1) - math.log(len(bets))) / _LOG10
         return wealth
 
-    @cached_property
-    def _mirrored(self) -> WeightedSum:
-        """The law of -S."""
-        twin = WeightedSum(self.weights, self.gamma)
-        values, counts = self._grouped
-        twin.__dict__["_grouped"] = (-values[::-1], counts[::-1])
-        return twin
-
     def _check(self, total: float, alternative: Alternative) -> None:
         _check_alternative(alternative)
         if not math.isfinite(total) or int(total) != total or not self.lowest <= total <= self.highest:
@@ -197,6 +201,63 @@ class WeightedSum:
         if below is None:
             return Tail(0.0, "Chernoff bound")
         return Tail(math.log1p(-math.exp(below)) / _LOG10 if below < 0 else -math.inf, "exact lattice")
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedSum(SumLaw):
+    """The law of S = Σ k_i B_i, the B_i independent Bernoulli(gamma).
+
+    weights: (n,) integers k_i of any sign; zeros count for nothing. Totals are sums of k_i over the ones.
+    Raises ValueError if weights are not a line of integers or gamma is not inside (0, 1).
+
+    The exact tail is given unless the lattice is too large for it: a grid of more than 2^24 points (a tilted sd
+    above some 200,000 units) or more than 2^26 factors (thousands of distinct weights on few random cells). Then
+    Chernoff's bound stands in, and `tail` says so. A normal approximation is never used.
+    """
+
+    weights: NDArray[np.int32]
+    gamma: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma must lie between 0 and 1, found {self.gamma}")
+        found = np.asarray(self.weights)
+        if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+            raise ValueError(f"weights must be integers in one dimension, found {found.dtype} {found.shape}")
+
+    @property
+    def most(self) -> int:
+        return 1
+
+    @property
+    def mean(self) -> float:
+        return self.gamma * self._moments[0]
+
+    @property
+    def variance(self) -> float:
+        return self.gamma * (1 - self.gamma) * self._moments[1]
+
+    def log_mgf(self, bets: ArrayLike) -> Floats:
+        """ψ(λ) = log E exp(λ (S - mean)) of each bet λ, shape as `bets`."""
+        lambdas = np.asarray(bets, dtype=np.float64)
+        values, counts = self._grouped
+        exponents = lambdas[..., None] * values
+        found: Floats = (_log_factor(exponents, self.gamma) - self.gamma * exponents) @ counts
+        return found
+
+    def decay(self, size: int, places: Ints, counts: Floats) -> Floats:
+        spread = np.bincount(places % size, weights=counts * self.gamma * (1 - self.gamma), minlength=size)
+        found: Floats = spread.sum() - np.fft.rfft(spread).real  # log |φ| <= -decay, by 1 - y <= e^-y
+        return found
+
+    def log_factors(self, size: int, places: Ints, frequencies: Ints) -> NDArray[np.complex128]:
+        turns = frequencies[:, None] * (places % size) % size
+        with np.errstate(divide="ignore"):
+            found: NDArray[np.complex128] = np.log(1 - self.gamma + self.gamma * np.exp(2j * np.pi / size * turns))
+        return found
+
+    def _same(self) -> WeightedSum:
+        return WeightedSum(self.weights, self.gamma)
 
     def _log_chernoff(self, total: int) -> float:
         """log of Chernoff's bound on P(S >= total)."""
