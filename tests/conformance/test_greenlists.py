@@ -73,12 +73,24 @@ def test_lists_are_those_of_torch(backend, vocabulary, size):
 @pytest.mark.parametrize("vocabulary, size", [(7, 6), (1_000, 200), (1_000, 201), (1_000, 999), (128_256, 32_064)])
 def test_membership_is_that_of_the_list_for_few_tokens_and_for_many(backend, vocabulary, size):
     seeds, rng = np.arange(30, dtype=np.uint32), np.random.default_rng(1)
-    asked = [rng.integers(0, vocabulary, count) for count in (0, 1, 63, 64, 249, 300) * 5]
+    asked = [rng.integers(0, vocabulary, count) for count in (0, 1, 2, 47, 48, 300) * 5]
     starts = np.append(0, np.cumsum([len(tokens) for tokens in asked]))
     found = members(seeds, starts, np.concatenate(asked).astype(np.uint32), vocabulary=vocabulary, size=size)
     lists = prefixes(seeds, vocabulary=vocabulary, size=size)
     wanted = [np.isin(tokens, listed) for tokens, listed in zip(asked, lists, strict=True)]
     assert np.array_equal(found, np.concatenate(wanted))
+
+
+@pytest.mark.parametrize("vocabulary, size", [(512, 511), (50_257, 12_564), (131_072, 32_768)])
+def test_one_token_is_followed_to_where_the_list_has_it(vocabulary, size):
+    """Also where V - i is a power of two, or one: that few draws are divisible by it is not taken for granted."""
+    count = 2_000_000 // size + 200
+    seeds, rng = np.arange(count, dtype=np.uint32), np.random.default_rng(6)
+    tokens = np.where(rng.random(count) < 0.5, rng.integers(0, vocabulary, count), rng.integers(0, 500, count))
+    found = members(seeds, np.arange(count + 1), tokens.astype(np.uint32), vocabulary=vocabulary, size=size)
+    held = (prefixes(seeds, vocabulary=vocabulary, size=size) == tokens[:, None]).any(axis=1)
+    assert np.array_equal(found, held)
+    assert 0.8 * size / vocabulary < held.mean() <= 1
 
 
 def test_seeds_are_reduced_as_whole_numbers_are():
