@@ -111,6 +111,15 @@ class Config:
         if not device:
             self.warn(CUDA)
 
+    def cuda(self) -> bool:
+        """Whether the file names a CUDA device, for a recipe that is read on both; says what follows if it has none."""
+        device = str(self._left.pop("device", "")).strip()
+        if device and not device.startswith(("cpu", "cuda")):
+            raise self.refused("has a device other than the CPU or CUDA: there another table is drawn")
+        if not device:
+            self.warn('taken for a mark made on a CPU; if it was made on a GPU, add "device": "cuda" to the file')
+        return device.startswith("cuda")
+
     def word(self, name: str, *, public: int | None = None, signed: bool = False) -> int:
         """A key, a whole number of 64 bits, never shown. public: the engine's default, taken if none is stated."""
         value = self._key(name, public)

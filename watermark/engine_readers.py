@@ -40,8 +40,7 @@ def _hf_synthid(config: Config, model: Model) -> Read:
         "table_seed": config.whole("sampling_table_seed", 0),
     }
     config.leave("context_history_size", "skip_first_ngram_calls", "debug_mode")
-    config.cpu()
-    return "hf-synthid/table", made | table, words
+    return "hf-synthid/table" + "-cuda" * config.cuda(), made | table, words
 
 
 def _synthid_text(config: Config, model: Model) -> Read:

@@ -12,6 +12,7 @@ from watermark.schemes.engines.sbw import SbwLeftHash
 from watermark.schemes.engines.selfhash import HuggingFaceSelfHash, LmWatermarkingSelfHash
 from watermark.schemes.engines.sglang import SglangDualGumbel, SglangGumbel
 from watermark.schemes.engines.synthid import HfSynthid, SynthidText
+from watermark.schemes.engines.synthid_cuda import HfSynthidCuda
 from watermark.schemes.engines.textseal import TextsealGreenList, TextsealGumbel
 from watermark.schemes.engines.three_bricks import ThreeBricks
 from watermark.schemes.engines.vllm import VllmDualGumbel, VllmGumbel, VllmHmacGumbel, VllmSynthid
@@ -37,5 +38,6 @@ ENGINES: dict[str, type[Any]] = {
     TextsealGreenList.name: TextsealGreenList,
     TextsealGumbel.name: TextsealGumbel,
     HfSynthid.name: HfSynthid,
+    HfSynthidCuda.name: HfSynthidCuda,
     SynthidText.name: SynthidText,
 }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _A, _ONE = np.uint64(6364136223846793005), np.uint64(1)
 _DEEPEST, _WIDEST = 100, 64
 _BLOCK = 1 << 12
-_FEW = (
+FEW = (
     "SynthID's table keeps 16 bits of each ngram and of each key: 65,536 cells exist, each has one vote. Their mean is "
     "exact; their variance over random keys, on real text, was 0.98 times the binomial's at 1,000 cells, 0.83 at "
     "17,000 and 0.35 with all 65,536 taken, so that p-values are too large rather than too small; text beyond some "
@@ -60,7 +60,7 @@ class HfSynthid(Sampler):
     name: ClassVar[str] = "hf-synthid/table"
     version: ClassVar[int] = 1
     recipe: ClassVar[str] = "hf-synthid/lcg-table-cpu-v1"
-    remarks: ClassVar[tuple[str, ...]] = (_FEW, _DEVICE)
+    remarks: ClassVar[tuple[str, ...]] = (FEW, _DEVICE)
 
     window: int = 4
     depth: int = 30
@@ -101,7 +101,15 @@ class HfSynthid(Sampler):
     @property
     def null(self) -> Bernoulli:
         """The exact share: each layer a one with the share of ones in the table, independently under random keys."""
-        return Bernoulli(share_of_most(self.depth, float(table(self.table_size, self.table_seed).mean())))
+        return Bernoulli(share_of_most(self.depth, float(self.bits().mean())))
+
+    def bits(self) -> NDArray[np.uint8]:
+        """The table, (table_size,): here as a CPU draws it."""
+        return table(self.table_size, self.table_seed)
+
+    def bits_by_place(self) -> NDArray[np.uint8]:
+        """The table as a layer's sums reach it, (table_size,): see `by_place`."""
+        return by_place(self.table_size, self.table_seed)
 
     @property
     def _mask(self) -> np.uint64:
@@ -121,7 +129,7 @@ class HfSynthid(Sampler):
 
     def _most(self, key: Key, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Whether most layers read a one at places (n,) of the table. Returns (n,)."""
-        twice = np.concatenate([by_place(self.table_size, self.table_seed)] * 2)
+        twice = np.concatenate([self.bits_by_place()] * 2)
         whole = len(places) == self.table_size
         read = [
             twice[start : start + self.table_size] if whole else twice[places + start] for start in self._starts(key)
@@ -182,10 +190,15 @@ def table(size: int, seed: int) -> NDArray[np.uint8]:
 @lru_cache(maxsize=4)
 def by_place(size: int, seed: int) -> NDArray[np.uint8]:
     """The table as layer's sums reach it: entry v is table[(v * a + 1) mod size], v = place + key. Read-only."""
-    order = (np.arange(size, dtype=np.uint64) * _A + _ONE) & np.uint64(size - 1)
-    bits: NDArray[np.uint8] = table(size, seed)[order.astype(np.int64)]
-    bits.setflags(write=False)
-    return bits
+    return placed(table(size, seed))
+
+
+def placed(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A table's bits in the order of `by_place`. Read-only."""
+    order = (np.arange(len(bits), dtype=np.uint64) * _A + _ONE) & np.uint64(len(bits) - 1)
+    found: NDArray[np.uint8] = bits[order.astype(np.int64)]
+    found.setflags(write=False)
+    return found
 
 
 def table_layers(ngrams: ArrayLike, keys: Sequence[int], *, size: int = 65536, seed: int = 0) -> NDArray[np.uint8]:
