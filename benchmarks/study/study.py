@@ -135,7 +135,10 @@ def _attacked() -> Iterator[Student]:
     for amount in (0.5, 0.2):
         yield replace(plain, name=f"full-100-resampled-{100 * amount:g}", change="resampled", amount=amount)
     yield replace(plain, name="two-keys", parts=(Part("first", 0.5), Part("second", 0.5)))
-    yield replace(plain, name="unrelated", parts=(), change="fresh", recipe=replace(TINY, epochs=4, rate=4e-3))
+    fresh = replace(TINY, epochs=4, rate=4e-3)
+    yield replace(plain, name="unrelated", parts=(), change="fresh", recipe=fresh)
+    for share in (1.0, 0.2):  # no copies of the teacher, which is then a reference that is not their base
+        yield replace(plain, name=f"fresh-{100 * share:g}", parts=_own(share), change="fresh", recipe=fresh)
     yield replace(plain, name="spoofed-20", parts=_own(0.2), change="spoofed", origin="full-0")
     yield replace(plain, name="full-20-clean-1", parts=_own(0.2), change="clean", amount=1.0, origin="full-20")
     anew = replace(TINY, epochs=6, rate=4e-3)
