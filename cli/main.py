@@ -18,6 +18,7 @@ from . import (
     detect,
     doctor,
     generate,
+    key,
     keygen,
     plan,
     probe,
@@ -51,6 +52,7 @@ for command in (
     doctor.doctor,
 ):
     app.command()(command)
+app.add_typer(key.app, name="key")
 app.add_typer(profile.app, name="profile")
 app.add_typer(scores.app, name="scores")
 

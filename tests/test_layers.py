@@ -13,7 +13,7 @@ ORDER = (
     ("accounts", "engine_config", "markfile", "schemes", "scores"),
     ("tokenizer",),
     ("engine_readers", "mark", "prompts"),
-    ("engines", "ledger", "outputs", "testing"),
+    ("engines", "keyring", "ledger", "outputs", "testing"),
     ("embed", "observe"),
     ("probe",),
     ("access", "estimate", "evidence"),

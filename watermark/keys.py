@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from watermark.errors import KeyUnusable
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
+STREAM_BYTES = SECRET_BYTES + SALT_BYTES + 8  # what a subkey is drawn from: secret, salt, kid
 _COMMIT = b"wmark-commit-v1"
 _DERIVE = b"wmark/v1"
 _DECOY = b"wmark-decoy-v1"
@@ -92,10 +93,14 @@ class Key:
         """
         if not tenant and not epoch:
             return self
-        info = _DERIVE + b"".join(_prefixed(label) for label in ("account", tenant, epoch))
-        stream = hkdf(self._secret, info=info, length=SECRET_BYTES + SALT_BYTES + 8)
-        secret, salt, kid = stream[:32], stream[32:48], stream[48:]
-        return Key(secret, kid=kid.hex(), salt=salt)
+        return Key.of_stream(hkdf(self._secret, info=subkey_label(tenant, epoch), length=STREAM_BYTES))
+
+    @classmethod
+    def of_stream(cls, stream: bytes) -> Key:
+        """The key in 56 derived bytes: secret, salt, kid. Raises KeyUnusable for another number."""
+        if len(stream) != STREAM_BYTES:
+            raise KeyUnusable(f"a key is drawn from {STREAM_BYTES} bytes, found {len(stream)}")
+        return cls(stream[:32], salt=stream[32:48], kid=stream[48:].hex())
 
     def _export(self) -> tuple[bytes, bytes]:
         """(secret, salt), for the watermark file alone."""
@@ -142,12 +147,27 @@ def decoy_keys(seed: bytes, count: int) -> Iterator[Key]:
 
 def hkdf(secret: bytes, *, info: bytes, length: int, salt: bytes = b"") -> bytes:
     """HKDF with SHA-256, RFC 5869 sections 2.2 and 2.3. length: at most 8,160 bytes."""
-    pseudo_random = hmac.digest(salt or bytes(32), secret, "sha256")
+    pseudo_random = hkdf_extract(secret, salt)
+    return hkdf_expand(lambda message: hmac.digest(pseudo_random, message, "sha256"), info=info, length=length)
+
+
+def hkdf_extract(secret: bytes, salt: bytes = b"") -> bytes:
+    """The pseudo-random key of a secret, RFC 5869 section 2.2: 32 bytes."""
+    return hmac.digest(salt or bytes(32), secret, "sha256")
+
+
+def hkdf_expand(mac: Callable[[bytes], bytes], *, info: bytes, length: int) -> bytes:
+    """RFC 5869 section 2.3. mac: HMAC-SHA-256 under the pseudo-random key, wherever that key is kept."""
     output, block = b"", b""
     for counter in range(1, -(-length // 32) + 1):
-        block = hmac.digest(pseudo_random, block + info + bytes([counter]), "sha256")
+        block = mac(block + info + bytes([counter]))
         output += block
     return output[:length]
+
+
+def subkey_label(tenant: str, epoch: str) -> bytes:
+    """The HKDF label under which the key of a tenant and epoch is drawn: every part with its length before it."""
+    return _DERIVE + b"".join(_prefixed(label) for label in ("account", tenant, epoch))
 
 
 def _prefixed(label: str) -> bytes:
