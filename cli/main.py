@@ -17,6 +17,7 @@ from . import (
     demo,
     detect,
     doctor,
+    evidence,
     generate,
     key,
     keygen,
@@ -53,6 +54,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(key.app, name="key")
+app.add_typer(evidence.app, name="evidence")
 app.add_typer(profile.app, name="profile")
 app.add_typer(scores.app, name="scores")
 

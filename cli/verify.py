@@ -11,7 +11,9 @@ from . import console
 
 
 def verify(
-    subject: Annotated[Path, typer.Argument(help="An evidence file, a ledger, or a query log.")],
+    subject: Annotated[
+        Path, typer.Argument(help="An evidence file, an attribution, a bundle, a ledger, or a query log.")
+    ],
     outputs: Annotated[Path | None, typer.Option(help="The suspect's outputs that were tested.")] = None,
     mark: Annotated[Path | None, typer.Option(help="The watermark file: recomputes every count and decoy.")] = None,
     cells: Annotated[
@@ -33,7 +35,10 @@ def verify(
     Example: wmark verify evidence.json --outputs suspect.jsonl --mark ours.wmark --report report.html
     Example: wmark verify evidence.json --cells cells.npz --mark ours.wmark
     Example: wmark verify score-evidence.json --case case.npz --mark ours.wmark
+    Example: wmark verify CASE.bag --mark ours.wmark
     """
+    from watermark.attribute import FORMAT as ATTRIBUTION
+    from watermark.bundle import is_bundle, verify_bundle
     from watermark.ledger import is_ledger, read_ledger, unfinished
     from watermark.probe.log import is_log, read_log, verify_log
     from watermark.scoring.evidence import SCORE_EVIDENCE
@@ -48,6 +53,13 @@ def verify(
         ]
         if unfinished(subject):
             console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
+    elif is_bundle(subject):
+        if any(given is not None for given in (outputs, cells, case, ledger, plan, report)):
+            raise typer.BadParameter(
+                "a bundle holds what it is checked with; of options it takes --mark and --tokenizer"
+            )
+        checks = [(check.name, check.detail) for check in verify_bundle(subject, mark=mark, tokenizer=tokenizer)]
+        console.say("`wmark evidence verify` also checks who signed (--signer), and who stamped (--authority)")
     elif is_log(subject):
         verify_log(subject, answers=outputs)
         header, requests = read_log(subject)
@@ -61,6 +73,15 @@ def verify(
         checks = [("ledger of scores", f"{len(kept):,} records of {rows:,} answers, chain unbroken, head {head}")]
         if unfinished(subject):
             console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
+    elif format_of(subject) == ATTRIBUTION:
+        from watermark.mark import Watermark
+        from watermark.report.attributed import verify_attribution
+
+        if any(given is not None for given in (cells, case, ledger, plan, report)):
+            raise typer.BadParameter("an attribution is recomputed from --outputs, --mark and --tokenizer alone")
+        opened = None if mark is None else Watermark.load(mark)
+        named = verify_attribution(subject, outputs=outputs, mark=opened, tokenizer=tokenizer)
+        checks = [(check.name, check.detail) for check in named]
     elif case is not None or format_of(subject) == SCORE_EVIDENCE:
         if outputs is not None or cells is not None or tokenizer is not None or ledger is not None:
             raise typer.BadParameter("evidence of scores is recomputed from --case, --mark, --plan and --report alone")

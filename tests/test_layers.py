@@ -21,6 +21,7 @@ ORDER = (
     ("calibrate", "plan", "scoring"),
     ("attribute", "detect", "watch"),
     ("report",),
+    ("bundle",),
     ("demo",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -13,6 +13,7 @@ WatermarkError
 ├── LedgerInvalid        a ledger whose chain does not verify
 ├── EmbeddingRefused     a way of generating that cannot carry the mark
 ├── ReportInvalid        evidence that does not recompute
+│   └── BundleInvalid    a bundle, a signature or a time stamp that does not hold
 ├── RunInterrupted       stopped on request; what was done is kept
 └── ExtraMissing         an optional library is needed
 """
@@ -74,6 +75,10 @@ class EmbeddingRefused(WatermarkError):
 
 class ReportInvalid(WatermarkError):
     """Evidence or a report does not recompute."""
+
+
+class BundleInvalid(ReportInvalid):
+    """A bundle, a signature or a time stamp does not hold."""
 
 
 class RunInterrupted(WatermarkError):

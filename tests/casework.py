@@ -1,0 +1,161 @@
+"""Cases to bundle, made through the real path: answers with their query log, a plan before them, evidence after."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from watermark.detect import detect
+from watermark.evidence import Evidence
+from watermark.files import canonical_json
+from watermark.keys import decoy_keys
+from watermark.mark import Binding, Watermark
+from watermark.plan import plan
+from watermark.probe.answers import to_answer
+from watermark.probe.log import QueryLog, answer_digest, log_path
+from watermark.probe.question import Attempt, Draw, Question, Reply
+from watermark.prompts import Prompt
+from watermark.schemes import GreenList
+from watermark.tokenizer import Tokenizer
+
+MADE, FIRST = "2026-01-05T09:00:00+00:00", datetime(2026, 3, 2, 10, 0, tzinfo=UTC).timestamp()
+PLANNED, FOUND = "2026-03-01T12:00:00+00:00", "2026-03-03T08:00:00+00:00"
+WORDS = 40
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files of one case: ours.wmark, ours.profile.json, plan.json, answers.jsonl with its log, evidence.json."""
+
+    folder: Path
+    mark: Watermark
+    tokenizer: Tokenizer
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+    def given(self) -> dict[str, Any]:
+        """What `bundle` is given."""
+        return {
+            "answers": self.file("answers.jsonl"),
+            "plan": self.file("plan.json"),
+            "profile": self.file("ours.profile.json"),
+            "tokenizer": self.tokenizer,
+        }
+
+
+def word_tokenizer(folder: Path) -> Tokenizer:
+    """A byte-level tokenizer of forty short words, two special tokens and all single bytes."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    merges = []
+    for number in range(WORDS):
+        pieces = ["Ġ", *"bcdfghjklm"[number % 10], *"aeio"[number // 10]]
+        for end in (2, 3):
+            left, right = "".join(pieces[: end - 1]), pieces[end - 1]
+            if left + right not in vocabulary:
+                vocabulary[left + right] = len(vocabulary)
+                merges.append((left, right))
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<|end|>", "<|user|>"])
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    return Tokenizer.load(folder)
+
+
+def build(
+    folder: Path,
+    *,
+    answers: int = 12,
+    tokens: int = 40,
+    decoys: int = 99,
+    planned: bool = True,
+    key: bytes = b"a case",
+    said: str | None = None,
+    plan_made: str = PLANNED,
+    mark_made: str = MADE,
+    exploratory: bool = False,
+) -> Case:
+    """A case on a small tokenizer. said: text that every answer begins with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = word_tokenizer(folder / "teacher")
+    binding = Binding(tokenizer.digest, tokenizer.size, tokenizer.special_ids, tokenizer.source)
+    mark = Watermark(GreenList(window=1, gamma=0.25), next(iter(decoy_keys(key, 1))), binding, mark_made)
+    mark.save(folder / "ours.wmark")
+    (folder / "ours.profile.json").write_text(json.dumps(mark.profile()))
+    texts = [f"say {number} ba ca" for number in range(answers)]
+    prompts = [Prompt(f"q{n}", text, ({"role": "user", "content": text},)) for n, text in enumerate(texts)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"id": p.id, "prompt": p.text}) + "\n" for p in prompts))
+    if planned:
+        _planned(mark, folder, decoys, plan_made)
+    texts = marked(mark, tokenizer, answers, tokens)
+    ask(folder / "answers.jsonl", prompts, [(said or "") + text for text in texts])
+    evidence = detect(
+        folder / "answers.jsonl",
+        mark,
+        tokenizer=tokenizer,
+        decoys=decoys,
+        plan=folder / "plan.json" if planned else None,
+        exploratory=exploratory,
+    )
+    resealed(evidence, created=FOUND).save(folder / "evidence.json")
+    return Case(folder, mark, tokenizer)
+
+
+def _planned(mark: Watermark, folder: Path, decoys: int, made: str) -> None:
+    from dataclasses import replace
+
+    found = plan(
+        mark, access="text", prompts=folder / "prompts.jsonl", decoys=decoys, tokens_per_answer=20, slope=9.0, share=1.0
+    )
+    replace(found, created=made).save(folder / "plan.json")
+
+
+def marked(mark: Watermark, tokenizer: Tokenizer, rows: int, tokens: int) -> list[str]:
+    """Words drawn among four, the green ones seven times as often."""
+    rng, words = np.random.default_rng(4), _words(tokenizer)
+    made = []
+    for _ in range(rows):
+        ids = [int(rng.choice(words))]
+        for _ in range(tokens):
+            some = rng.choice(words, 4)
+            weight = np.where(mark.score(np.array([ids[-1:]] * 4), some) == 1, 7.0, 1.0)
+            ids.append(int(rng.choice(some, p=weight / weight.sum())))
+        made.append(tokenizer.texts([ids])[0])
+    return made
+
+
+def _words(tokenizer: Tokenizer) -> np.ndarray:
+    spelled = tokenizer.spellings()
+    return np.array([i for i, found in enumerate(spelled) if found is not None and len(found) == 3])
+
+
+def ask(path: Path, prompts: list[Prompt], texts: list[str], first: float = FIRST) -> None:
+    """Answers and their log as `wmark probe` writes them."""
+    log = QueryLog(log_path(path), {"suspect": {"model": "suspect"}, "run": "0123456789abcdef", "created": MADE})
+    with path.open("wb") as stream:
+        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            sent = first + 2 * number
+            reply = Reply(text, finish_reason="stop", model="suspect")
+            question = Question(prompt.id, number, prompt, Draw())
+            attempt = Attempt(question, 1, sent, sent + 1, "answered", 200, None, reply, "0" * 64, 40)
+            answer = to_answer(attempt)
+            log.request(attempt, answer_sha256=answer_digest(answer))
+            stream.write(canonical_json(answer) + b"\n")
+    log.close()
+
+
+def resealed(evidence: Evidence, **changed: Any) -> Evidence:
+    from dataclasses import replace
+
+    return replace(evidence, **changed)

@@ -1,0 +1,164 @@
+"""Ed25519 keys that sign a case: PEM or OpenSSH private keys, and whom a signature belongs to: PEM, SSH line, X.509.
+
+A key's id is the SHA-256 of its public key in DER (SubjectPublicKeyInfo), in hex: `openssl pkey -pubin -outform DER |
+sha256sum` gives it, from a certificate `openssl x509 -pubkey -noout` before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from watermark.bundle.layout import read_limited
+from watermark.errors import BundleInvalid, ExtraMissing, KeyUnusable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+_MOST = 1 << 16
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A public key, and the PEM that shows it: the key alone, or a certificate, whose holder is then `name`."""
+
+    keyid: str
+    pem: bytes
+    name: str
+
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        """Whether this is the key's signature of the message."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            _public(self.pem, "the signer's file").verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def load_signer(path: Path, *, password: bytes | None = None) -> Ed25519PrivateKey:
+    """A private key from a PEM (PKCS#8) or OpenSSH file. Raises KeyUnusable.
+
+    password: of an encrypted file; by default what WMARK_SIGNER_PASSWORD holds. It is never taken from a command line.
+    """
+    _library()
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    content = _private(path)
+    given = password if password is not None else (os.environ.get("WMARK_SIGNER_PASSWORD", "").encode() or None)
+    ssh = b"OPENSSH PRIVATE KEY" in content
+    read: Any = serialization.load_ssh_private_key if ssh else serialization.load_pem_private_key
+    encrypted = b"ENCRYPTED" in content
+    try:
+        key = read(content, password=given if encrypted or ssh else None)
+    except TypeError:
+        raise KeyUnusable(
+            f"{path} is encrypted, and no password was given", hint="put it into WMARK_SIGNER_PASSWORD"
+        ) from None
+    except Exception:  # the library's errors may quote what they read
+        raise KeyUnusable(f"{path} cannot be read as a private key: another format, or a wrong password") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyUnusable(
+            f"{path} is no Ed25519 key; bundles are signed with Ed25519 alone",
+            hint="make one with `openssl genpkey -algorithm ed25519 -out signer.pem` or `ssh-keygen -t ed25519`",
+        )
+    return key
+
+
+def identity_of(key: Ed25519PrivateKey, certificate: Path | None = None) -> Identity:
+    """Whom signatures under this key belong to. Raises KeyUnusable for a certificate of another key."""
+    own = _identity(_public_pem(key.public_key()))
+    if certificate is None:
+        return own
+    shown = load_identity(certificate)
+    if shown.keyid != own.keyid:
+        raise KeyUnusable(
+            f"{certificate} is for the key {shown.keyid[:16]}…, the signing key is {own.keyid[:16]}…",
+            hint="pass the certificate that was issued for this key",
+        )
+    return shown
+
+
+def load_identity(path: Path) -> Identity:
+    """From a public key in PEM, an OpenSSH public key line, or an X.509 certificate in PEM. Raises BundleInvalid."""
+    _library()
+    content = read_limited(path, str(path), most=_MOST)
+    if content.startswith(b"ssh-"):
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            public = serialization.load_ssh_public_key(content)
+        except Exception:  # errors of many kinds
+            raise BundleInvalid(f"{path} is no readable SSH public key") from None
+        if not isinstance(public, Ed25519PublicKey):
+            raise BundleInvalid(f"{path} is no Ed25519 key; bundles are signed with Ed25519 alone")
+        return _identity(_public_pem(public))
+    return read_identity(content, str(path))
+
+
+def read_identity(content: bytes, name: str) -> Identity:
+    """From PEM as it stands in a bundle, which has one form. Raises BundleInvalid."""
+    _library()
+    return _identity(content, name)
+
+
+def _identity(pem: bytes, name: str = "the key") -> Identity:
+    from cryptography.hazmat.primitives import serialization
+
+    public = _public(pem, name)
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    keyid = hashlib.sha256(der).hexdigest()
+    if b"BEGIN CERTIFICATE" not in pem:
+        return Identity(keyid, _public_pem(public), "a key without a certificate")
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(pem)
+    return Identity(keyid, found.public_bytes(serialization.Encoding.PEM), found.subject.rfc4514_string())
+
+
+def _public(pem: bytes, name: str) -> Ed25519PublicKey:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        if b"BEGIN CERTIFICATE" in pem:
+            public: Any = x509.load_pem_x509_certificate(pem).public_key()
+        else:
+            public = serialization.load_pem_public_key(pem)
+    except Exception:  # errors of many kinds
+        raise BundleInvalid(f"{name} is no readable public key or certificate") from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise BundleInvalid(f"{name} holds no Ed25519 key; bundles are signed with Ed25519 alone")
+    return public
+
+
+def _public_pem(public: Ed25519PublicKey) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _private(path: Path) -> bytes:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        content = read_limited(path, str(path), most=_MOST)
+    except OSError as error:
+        raise KeyUnusable(f"{path} cannot be read: {error.strerror}") from None
+    if mode & 0o077:
+        raise KeyUnusable(f"{path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}")
+    return content
+
+
+def _library() -> None:
+    try:
+        import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
+    except ImportError:
+        raise ExtraMissing("cryptography", "evidence", "signing and checking signatures") from None
