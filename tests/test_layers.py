@@ -18,7 +18,7 @@ ORDER = (
     ("probe",),
     ("access", "estimate", "evidence"),
     ("assess",),
-    ("calibrate", "plan", "scoring"),
+    ("calibrate", "inforce", "plan", "scoring"),
     ("attribute", "detect", "watch"),
     ("report",),
     ("bundle",),

@@ -19,8 +19,11 @@ from watermark import prf
 from watermark.access import Found, Request, read
 from watermark.assess import anytime, control, directed_rank, stacked, weighted
 from watermark.calibrate import Calibrated, read_calibration
+from watermark.errors import KeyUnusable
 from watermark.evidence import Anytime, Decoys, Document, Evidence, ShownDocument, ShownToken, Step, Verdict, Weighted
 from watermark.files import sha256_of
+from watermark.inforce import InForce, method_over, note_on
+from watermark.keyring.keyset import KeySet
 from watermark.keys import decoy_keys
 from watermark.ledger import read_ledger
 from watermark.observe import (
@@ -68,7 +71,7 @@ _KEYS = 50
 
 def detect(
     outputs: str | Path | Iterable[Output],
-    mark: Watermark,
+    mark: Watermark | KeySet | InForce,
     *,
     tokenizer: Tokenizer | None = None,
     ledger: str | Path | None = None,
@@ -91,7 +94,9 @@ def detect(
 ) -> Evidence:
     """Whether a suspect depends on the mark's key, from its answers or from the model itself.
 
-    outputs: a file or folder (`Outputs` names the formats) or any iterable of Output. tokenizer: the mark's, needed
+    outputs: a file or folder (`Outputs` names the formats) or any iterable of Output. mark: or a set of keys; then all
+    of them are tested and the p-value is corrected for their number, unless `plan` names one of them.
+    tokenizer: the mark's, needed
     for text. ledger: only windows served in it are scored. What is read: the text alone; with `suspect`, an open
     model's log-probabilities over these texts; with `logprobs`, those that came with the answers; with `samples`,
     many answers to each prompt. reference: a model to subtract, best the one that the suspect grew from, read over
@@ -115,6 +120,7 @@ def detect(
     path = _path(source)
     stopped = stopped or (path is not None and was_watched(path))
     access = _access(suspect is not None, logprobs, samples, reference is not None, bool(controls))
+    mark, whole = _keys(mark, plan, {"ledger": ledger, "calibration": calibration})
     held = None
     if plan is not None:
         held = Held(
@@ -148,6 +154,9 @@ def detect(
     if cells is not None:
         save_cells(found.seen, cells)
     stamp = None if held is None else held.stamp(found.seen)
+    over = None
+    if whole is not None:
+        mark, found, over = whole.tested(found, access=access, alpha=alpha, alternative=alternative, stopped=stopped)
     evidence = judge(
         found,
         mark,
@@ -162,6 +171,8 @@ def detect(
         bad_records=getattr(source, "skipped", 0),
         say=say,
     )
+    if over is not None:
+        evidence = _over_keys(evidence, over, mark.scheme.null)
     dose = None if scale is None else scale.dose(evidence, ambient=_loaded(ambient))
     return replace(evidence, plan=stamp, dose=dose)
 
@@ -246,6 +257,37 @@ def judge(
         software=_software(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         levels=levels_of(law),
+    )
+
+
+def _keys(
+    mark: Watermark | KeySet | InForce, plan: str | Path | Plan | None, single: dict[str, Any]
+) -> tuple[Watermark, InForce | None]:
+    """The mark to read with, and all keys of a set unless the plan named one. single: what goes with one key alone."""
+    if not isinstance(mark, (KeySet, InForce)):
+        return mark, None
+    whole = mark if isinstance(mark, InForce) else InForce.of(mark)
+    if plan is not None:
+        return whole.planned(read_plan(plan)), None
+    for name, value in single.items():
+        if value is not None:
+            raise KeyUnusable(
+                f"a {name} goes with one key, and all {len(whole.marks)} of set {whole.name} would be tested",
+                hint="name one of them in a plan before anything is asked, or leave it out",
+            )
+    return whole.marks[0], whole
+
+
+def _over_keys(evidence: Evidence, over: dict[str, Any], law: Law) -> Evidence:
+    """The evidence of the foremost key as that of all keys: one p-value, corrected, and the list of them."""
+    shared = replace(evidence, keys=over, log10_p=over["log10_p"])
+    reach = reach_of(law, evidence.cells, shared.level)
+    return replace(
+        shared,
+        verdict=verdict_of(shared.log10_p, evidence.alpha, reach, law),
+        method=method_over(over, evidence.method),
+        detectable_rate=reach,
+        notes=[*evidence.notes, note_on(over)],
     )
 
 

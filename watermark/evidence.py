@@ -150,7 +150,9 @@ class Evidence(Sealed):
     and log10_p are those of the mean e-value. access: what was read of the suspect. plan: digest of the
     pre-registered plan and whether the run kept to it ("confirmatory" or "exploratory"), if there is one.
     green_rate_interval: 95 %, Clopper and Pearson. detectable_rate: the green rate that this test would have
-    found with probability `power`, None if none. inputs: name, bytes and SHA-256 of each file read.
+    found with probability `power`, None if none. keys: where every key of a set was tested (`watermark.inforce`), the
+    list of them with the result of each; log10_p is then theirs together.
+    inputs: name, bytes and SHA-256 of each file read.
     """
 
     format: ClassVar[str] = FORMAT
@@ -193,6 +195,12 @@ class Evidence(Sealed):
     software: dict[str, str]
     created: str
     levels: list[float] | None = None
+    keys: dict[str, Any] | None = None
+
+    @property
+    def level(self) -> float:
+        """Alpha, shared among the keys tested."""
+        return self.alpha if self.keys is None else self.alpha / int(self.keys["tested"])
 
     @property
     def law(self) -> Bernoulli | Levels:
@@ -206,7 +214,7 @@ class Evidence(Sealed):
 
     def content(self) -> dict[str, Any]:
         held = super().content() | {"green_rate_interval": list(self.green_rate_interval)}
-        return held if self.levels is not None else {name: value for name, value in held.items() if name != "levels"}
+        return {name: value for name, value in held.items() if value is not None or name not in ("levels", "keys")}
 
     @classmethod
     def load(cls, path: str | Path) -> Evidence:

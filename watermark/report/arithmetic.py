@@ -16,6 +16,7 @@ import numpy as np
 from watermark.assess import directed_rank
 from watermark.detect import POWER, headline, interval_of, null_of, reach_of, verdict_of
 from watermark.errors import ReportInvalid
+from watermark.inforce import check_keys
 from watermark.observe.text import VOTES
 from watermark.report.checks import Check, close, require
 from watermark.schemes import scheme_from_json
@@ -29,7 +30,8 @@ _KEPT = 1.0  # the e-process keeps a tenth of the most it had (stats/anytime.py)
 
 def check_arithmetic(found: Evidence) -> Check:
     """Raises ReportInvalid naming the first number that does not follow from the others."""
-    held = [_votes(found)]
+    held = [] if found.keys is None else [check_keys(found)]
+    held.append(_votes(found))
     if found.weighted is not None:
         held.append(_weighted(found, found.weighted))
     if found.anytime is not None:
@@ -64,7 +66,7 @@ def _votes(found: Evidence) -> str:
         "green_rate_interval": interval_of(law, green, n),
         "z": (green - n * law.mean) / math.sqrt(n * law.variance),
         "log10_chernoff": law.log10_chernoff(green, n),
-        "detectable_rate": reach_of(law, n, found.alpha),
+        "detectable_rate": reach_of(law, n, found.level),
     }
     for name, value in expected.items():
         require(name, getattr(found, name), value)
@@ -85,6 +87,8 @@ def _deciding(found: Evidence, counted: float) -> float:
         raise ReportInvalid("the e-process is said to decide, but the evidence holds none")
     if (found.weighted is None) != (found.access == "text"):
         raise ReportInvalid(f"what was read is stated as {found.access!r}, which its statistics do not fit")
+    if found.keys is not None:
+        return float(found.keys["log10_p"])
     return headline(counted, found.weighted, found.anytime, stopped=stopped)
 
 

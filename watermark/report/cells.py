@@ -11,6 +11,7 @@ import numpy as np
 
 from watermark.assess import stacked, statistics_in, weighted
 from watermark.errors import ReportInvalid
+from watermark.inforce import InForce, check_over_cells
 from watermark.keys import decoy_keys
 from watermark.mark import Watermark
 from watermark.observe import Observations, load_cells
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 _KEYS = 50
 
 
-def check_cells(found: Evidence, path: Path, mark: Watermark | None) -> Check:
+def check_cells(found: Evidence, path: Path, mark: Watermark | None, keys: InForce | None = None) -> Check:
     """Recomputes counts, decoys and every statistic from a file of cells; raises ReportInvalid.
 
     Decoy keys are drawn from the public digest of the cells, so that all but our own key's totals need no secret:
-    without `mark` those are taken as stated, and what follows from them is computed again.
+    without `mark` those are taken as stated, and what follows from them is computed again. keys: all that were tested.
     """
     seen = _loaded(found, path)
     scheme = scheme_from_json(found.mark["scheme"])
@@ -44,6 +45,8 @@ def check_cells(found: Evidence, path: Path, mark: Watermark | None) -> Check:
     _votes(found, seen, decoys[:, 0], None if own is None else int(own[0]))
     if found.weighted is not None:
         _statistics(found, found.weighted, seen, decoys[:, 1:], None if own is None else own[1:])
+    if found.keys is not None:
+        check_over_cells(found, seen, keys)
     named = ["votes"] if found.weighted is None else ["votes", *(s.name for s in found.weighted.statistics)]
     under = f"under {len(decoys)} decoy keys" + ("" if mark is None else " and our key")
     return Check("recomputed", f"{len(seen):,} cells, totals of {len(named)} statistics {under}, all as stated")

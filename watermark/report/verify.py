@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watermark.detect import detect
-from watermark.errors import MarkInvalid, ReportInvalid
+from watermark.errors import KeyUnusable, MarkInvalid, ReportInvalid
 from watermark.evidence import Evidence
 from watermark.files import sha256_of
+from watermark.inforce import InForce, check_published
+from watermark.keyring import KeySet, read_commitments
 from watermark.outputs import Outputs
 from watermark.report.arithmetic import check_arithmetic
 from watermark.report.cells import check_cells
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from watermark.mark import Watermark
     from watermark.tokenizer import Tokenizer
 
+_OVER_KEYS = ("log10_p", "verdict", "method", "notes", "detectable_rate")
 _STATED_ELSEWHERE = ("created", "software", "shown", "inputs", "mark", "options", "plan", "dose")
 
 
@@ -26,11 +29,12 @@ def verify(
     evidence: Evidence | str | Path,
     *,
     outputs: str | Path | None = None,
-    mark: Watermark | None = None,
+    mark: Watermark | KeySet | None = None,
     cells: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     ledger: str | Path | None = None,
     plan: str | Path | None = None,
+    commitments: str | Path | None = None,
     page: str | Path | None = None,
 ) -> list[Check]:
     """Recomputes evidence; raises ReportInvalid naming the first thing that does not hold.
@@ -39,7 +43,9 @@ def verify(
     recomputed. cells: the file that `detect` wrote; all decoys and every statistic's law are computed again, and
     with `mark` our own totals too. With `mark` and `outputs`, evidence from text is made anew; where a model was
     read, its readings cannot be made from outputs, and `cells` holds them. plan: the one the evidence names, by
-    digest. page: the HTML report must hold this evidence. `taken_as_stated` says what was not recomputed.
+    digest. commitments: what was published of the set of keys; none of them may have been left out. mark: or that set;
+    where the evidence tested a set, one mark recomputes its own key's results.
+    page: the HTML report must hold this evidence. `taken_as_stated` says what was not recomputed.
     """
     if isinstance(evidence, ScoreEvidence):
         raise ReportInvalid("this is evidence of scores", hint="verify_scores recomputes it")
@@ -52,12 +58,19 @@ def verify(
     for role, path in (("outputs", outputs), ("ledger", ledger), ("cells", cells)):
         if path is not None:
             checks.append(_same_file(found, role, Path(path)))
+    keys = None
+    if isinstance(mark, KeySet):
+        mark, keys = _of_set(found, mark)
     if mark is not None:
         checks.append(_same_mark(found, mark))
+    if keys is not None:
+        checks.append(Check("keys", f"all {len(keys.marks)} keys open the commitments that are listed"))
+    if commitments is not None:
+        checks.append(Check("commitments", check_published(found, read_commitments(commitments))))
     if cells is not None:
-        checks.append(check_cells(found, Path(cells), mark))
+        checks.append(check_cells(found, Path(cells), mark, keys))
     if mark is not None and outputs is not None and found.access == "text":
-        checks.append(_recomputed(found, Path(outputs), mark, tokenizer, ledger))
+        checks.append(_recomputed(found, Path(outputs), keys or mark, tokenizer, ledger))
     if plan is not None:
         checks.append(_same_plan(found, Path(plan)))
     if page is not None:
@@ -69,14 +82,19 @@ def taken_as_stated(
     evidence: Evidence | str | Path,
     *,
     outputs: str | Path | None = None,
-    mark: Watermark | None = None,
+    mark: Watermark | KeySet | None = None,
     cells: str | Path | None = None,
 ) -> list[str]:
     """What `verify` with these arguments does not recompute, in sentences; empty if it leaves nothing."""
     found = evidence if isinstance(evidence, Evidence) else Evidence.load(evidence)
-    if found.access == "text" and outputs is not None and mark is not None:
-        return []
     left = []
+    if found.keys is not None and mark is not None and not isinstance(mark, KeySet):
+        left.append(
+            f"the results of the other {found.keys['tested'] - 1} keys were taken as stated: they make the p-value no "
+            f"smaller than this key's divided into {found.keys['tested']}; the key set recomputes them"
+        )
+    if found.access == "text" and outputs is not None and mark is not None:
+        return left
     if found.access != "text" and outputs is not None and mark is not None and cells is None:
         left.append(
             f"read from {found.access}: the model's readings are needed to recompute it, --cells holds them; of the "
@@ -128,6 +146,15 @@ def _same_mark(found: Evidence, mark: Watermark) -> Check:
     return Check("mark", f"the key opens the commitment {mark.key.commitment[:16]}…")
 
 
+def _of_set(found: Evidence, keys: KeySet) -> tuple[Watermark, InForce | None]:
+    """The mark that the evidence shows, and all keys as it lists them if it tested more than one."""
+    try:
+        mark = keys.watermark(keys.epoch(str(found.mark.get("kid"))))
+    except KeyUnusable as error:
+        raise ReportInvalid(f"the evidence is not of this set: {error}") from None
+    return mark, None if found.keys is None else InForce.of(keys).restricted(found)
+
+
 def _same_plan(found: Evidence, path: Path) -> Check:
     from watermark.plan import read_plan
 
@@ -141,7 +168,7 @@ def _same_plan(found: Evidence, path: Path) -> Check:
 
 
 def _recomputed(
-    found: Evidence, outputs: Path, mark: Watermark, tokenizer: Tokenizer | None, ledger: str | Path | None
+    found: Evidence, outputs: Path, mark: Watermark | InForce, tokenizer: Tokenizer | None, ledger: str | Path | None
 ) -> Check:
     options = found.options
     missing = [
@@ -162,8 +189,10 @@ def _recomputed(
         stopped=options.get("stopped", False),
     )
     stated, computed = found.to_json(), again.to_json()
+    alone = found.keys is not None and again.keys is None  # one key of those tested: what it shows, not what all do
+    passed = (*_STATED_ELSEWHERE, "digest", *(_OVER_KEYS if alone else ()))
     for name, value in computed.items():
-        if name not in (*_STATED_ELSEWHERE, "digest") and not close(stated[name], value):
+        if name not in passed and not close(stated[name], value):
             raise ReportInvalid(f"{name} does not recompute from the outputs and the key")
     counted = f"{again.cells} cells, {again.green} green and {options['decoys']} decoys"
     return Check("recomputed", f"{counted}, all as stated")
