@@ -21,6 +21,7 @@ import numpy as np
 
 CELLS = 100_000
 KEYS = (42, 2**32 + 5, 2**64 - 59)
+DRAWN, DRAWS = 1200, ((4, 2048), (2, 2048), (1, 700))  # tokens of an answer; windows' widths and vocabularies
 
 
 def cells(width: int, *, count: int = CELLS, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +68,79 @@ def sglang_values(peers: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def step_logits(step: int, size: int) -> np.ndarray:
+    """Logits of one step in eighths, (1, size): exact as 32-bit floats, so that no library rounds them otherwise."""
+    return (np.random.default_rng([11, size, step]).integers(-40, 40, (1, size)) / 8).astype(np.float32)
+
+
+def vllm_draws(peers: Path, width: int, size: int) -> np.ndarray:
+    """An answer by GumbelWatermarker.sample; its random sampler, for repeated windows, takes the largest logit."""
+    import torch
+
+    _stub("vllm.config.watermarking", WatermarkPRFName=str, WatermarkContextScope=str, derive_watermark_key=None)
+    passed = _Passed()
+    _stub("vllm.triton_utils", HAS_TRITON=False, tl=passed, triton=passed)
+    _stub("vllm.v1.worker.gpu.sample.gumbel", gumbel_sample=None, gumbel_noised_argmax=None, spec_step_seed=None)
+    package = "vllm.v1.watermarking.prfs"
+    philox = _loaded(f"{package}.philox", peers, package)
+    sys.modules[package].__dict__.update(
+        PhiloxPRF=philox.PhiloxPRF, WatermarkPRF=philox.WatermarkPRF, create_prf=lambda name, key: philox.PhiloxPRF(key)
+    )
+    gumbel, mask = (
+        _loaded(name, peers) for name in ("vllm.v1.watermarking.gumbel", "vllm.v1.worker.gpu.sample.watermark")
+    )
+    marker, ids, one = (
+        gumbel.GumbelWatermarker(KEYS[1], width),
+        torch.full((1, DRAWN), -1),
+        torch.zeros(1, dtype=torch.int),
+    )
+    for step in range(DRAWN):
+        context = torch.cat([torch.full((width,), -1), ids[0, :step]])[None, -width:]
+        seen = mask.repeated_context_mask(ids, one, one, one + step, context, 8192)
+        logits = torch.from_numpy(step_logits(step, size))
+        ids[0, step] = marker.sample(logits, context, lambda rows: rows.argmax(dim=-1), seen).token_ids[0]
+    return ids[0].numpy().astype(np.uint16)
+
+
+def sglang_draws(peers: Path, width: int, size: int) -> np.ndarray:
+    """An answer by WatermarkState.force after the prompt 1, 2, 3, 4, 5; unmarked places take the largest logit."""
+    import torch
+
+    _stub("msgspec", Struct=_Anything)
+    _stub("sglang.kernels.ops.sampling.textseal_selector", watermark_selector_num_splits=lambda size: 1)
+    core = _loaded("sglang.srt.sampling.watermarking.core", peers, "sglang.srt.sampling.watermarking")
+    state = core.WatermarkState(
+        max_num_reqs=1,
+        context_window=width,
+        max_contexts_per_req=4096,
+        key=f"{KEYS[1]:x}",
+        device="cpu",
+        default_enabled=True,
+    )
+    row, prompt, ids = torch.zeros(1, dtype=torch.int), [1, 2, 3, 4, 5], []
+    state.init_from_prompt(row, [prompt[-width:]])
+    asked = types.SimpleNamespace(
+        has_watermark_candidates=True, max_top_k=size, watermark_keys=None, watermark_context_windows=None,
+        watermark_enabled=None, temperatures=torch.ones(1, 1), top_ks=torch.tensor([size]), top_ps=torch.ones(1),
+        min_ps=torch.zeros(1),
+    )  # fmt: skip
+    for step in range(DRAWN):
+        logits = torch.from_numpy(step_logits(step, size))
+        state.force(logits, row, asked)
+        ids.append(logits.argmax(dim=-1))
+        state.append(row, ids[-1])
+    return torch.cat(ids).numpy().astype(np.uint16)
+
+
+def drawn_values(peers: Path) -> dict[str, np.ndarray]:
+    """The tokens that both engines' own samplers pick; few tokens and a short window repeat windows."""
+    return {
+        f"{name}_draws_{width}_{size}": draw(peers, width, size)
+        for name, draw in (("vllm", vllm_draws), ("sglang", sglang_draws))
+        for width, size in DRAWS
+    }
+
+
 def textseal_values(peers: Path) -> dict[str, np.ndarray]:
     """Levels for widths 1, 2, 5 under three keys; green bits at gamma 0.25."""
     import torch
@@ -105,7 +179,7 @@ def synthid_values(peers: Path) -> dict[str, np.ndarray]:
 def samplers(peers: Path, target: Path) -> None:
     """Writes the vectors of engines that sample."""
     found: dict[str, np.ndarray] = {}
-    for part in (vllm_values, sglang_values, textseal_values, synthid_values):
+    for part in (vllm_values, sglang_values, drawn_values, textseal_values, synthid_values):
         found |= part(peers)
     np.savez_compressed(target, **{name: digested(values) for name, values in found.items()})
 
@@ -122,6 +196,15 @@ def digested(values: np.ndarray) -> np.ndarray:
 
 class _Anything:
     def __init_subclass__(cls, **_: Any) -> None: ...
+
+
+class _Passed:
+    """Stands for Triton: a decorator that leaves functions as they are, and constants."""
+
+    constexpr, math = int, None
+
+    def jit(self, function: Any = None, **_: Any) -> Any:
+        return function or (lambda decorated: decorated)
 
 
 def _stub(name: str, **members: Any) -> None:

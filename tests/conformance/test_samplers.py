@@ -112,6 +112,24 @@ def test_sglang_words_and_coins_are_the_engines(width: int, key: int) -> None:
     assert np.array_equal(sglang.goes_to_a(hashes, key, KEYS[0], 0.3), coins < 0.3 * 2**32)
 
 
+@pytest.mark.parametrize(("width", "size"), [(4, 2048), (2, 2048), (1, 700)])
+@pytest.mark.parametrize(("scheme", "prompt"), [(VllmGumbel, []), (SglangGumbel, [1, 2, 3, 4, 5])])
+def test_answers_are_drawn_token_for_token_as_by_the_engines_samplers(
+    scheme: Any, prompt: list[int], width: int, size: int
+) -> None:
+    """1,200 steps by each engine's own sampler: windows met before are unmarked; there the largest logit was taken."""
+    marked, key, seen = scheme(window=width), Key.of_engine([KEYS[1]]), set()
+    text = prompt or [-1] * width
+    for step in range(1200):
+        window = tuple(text[-width:])
+        logits = (np.random.default_rng([11, size, step]).integers(-40, 40, (1, size)) / 8).astype(np.float32)
+        drawn = logits[0].argmax() if window in seen else marked.draw(logits, np.array([window]), key)[0]
+        seen.add(window)
+        text = [*text, int(drawn)]
+    assert len(seen) < 1200 if width == 1 else len(seen) == 1200
+    assert agrees(f"{scheme.name.split('-')[0]}_draws_{width}_{size}", np.array(text[-1200:], dtype=np.uint16))
+
+
 @pytest.mark.parametrize(("width", "key"), [(1, 42), (2, 2**31 + 9), (5, 2**62 - 57)])
 def test_textseal_levels_and_green_lists_are_the_engines(width: int, key: int) -> None:
     windows, tokens = cells(width)

@@ -65,6 +65,20 @@ class SglangGumbel(Sampler):
         (word,) = key.engine_words(1, f"{self.name}/{self.version}")
         return _green(token_words(window_hashes(contexts), choices, word), self.gamma)
 
+    def draw(self, logits: ArrayLike, contexts: ArrayLike, key: Key) -> NDArray[np.int64]:
+        """The token that the engine picks after each context: the largest log(u) / p, in 32-bit floats.
+
+        logits: (b, V), at the temperature and cut as they are sampled from; contexts: (b, h) ids, the prompt's before
+        the answer's. The engine samples without the mark after a window that it marked before in the answer. (b,).
+        """
+        (word,) = key.engine_words(1, f"{self.name}/{self.version}")
+        rows = np.asarray(logits, dtype=np.float32)
+        hashes = window_hashes(contexts)
+        picked = [
+            _largest(row, np.full(len(row), c, dtype=np.uint32), word) for row, c in zip(rows, hashes, strict=True)
+        ]
+        return np.array(picked, dtype=np.int64)
+
     @property
     def null(self) -> Bernoulli:
         """Bernoulli with the exact share of green words."""
@@ -129,6 +143,24 @@ def goes_to_a(hashes: U32, a: int, b: int, mixing: float) -> NDArray[np.bool_]:
     """Whether windows of these hashes (n,) belong to key A."""
     coins = murmur32([*_halves(a), *_halves(b), hashes])
     return coins < np.uint32(int(mixing * _WORDS))
+
+
+def log_uniforms(words: U32) -> NDArray[np.float32]:
+    """log u in 32-bit floats as the engine computes it, from the side of 1 for the upper half."""
+    one, half, scale = np.uint32(_WORDS - 1), np.float32(0.5), np.float32(_WORDS)
+    lower = np.log((words.astype(np.float32) + half) / scale)
+    upper = np.log1p(-((one - words).astype(np.float32) + half) / scale)
+    found: NDArray[np.float32] = np.where(words < 2**31, lower, upper).astype(np.float32)
+    return found
+
+
+def _largest(logits: NDArray[np.float32], hashes: U32, key: int) -> int:
+    """The token that wins after one context: logits (V,), hashes (V,) all alike."""
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    drawn = log_uniforms(token_words(hashes, np.arange(len(logits)), key))
+    with np.errstate(divide="ignore"):
+        return int(np.argmax(np.where(p > 0, drawn / p, -np.inf)))
 
 
 def _green(words: U32, gamma: float) -> NDArray[np.int64]:

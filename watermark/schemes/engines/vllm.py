@@ -17,7 +17,7 @@ import hmac
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -71,6 +71,20 @@ class VllmGumbel(Sampler):
         """1 where the token's uniform is in the top gamma. contexts: (n, h); choices: (n,). Returns (n,)."""
         (word,) = key.engine_words(1, f"{self.name}/{self.version}")
         return (levels(words_of(contexts, choices, word)) >= self._first).astype(np.int64)
+
+    def draw(self, logits: ArrayLike, contexts: ArrayLike, key: Key) -> NDArray[np.int64]:
+        """The token that the engine samples after each context: the largest logit - log(-log u), in 32-bit floats.
+
+        logits: (b, V), at the temperature and cut as they are sampled from; contexts: (b, h) ids of the answer, -1
+        before it. The engine samples without the mark after a window that the answer already held. Returns (b,).
+        """
+        (word,) = key.engine_words(1, f"{self.name}/{self.version}")
+        rows = np.asarray(logits, dtype=np.float32)
+        picked = [
+            _largest(row, np.tile(window, (len(row), 1)), word)
+            for row, window in zip(rows, np.asarray(contexts), strict=True)
+        ]
+        return np.array(picked, dtype=np.int64)
 
     @property
     def null(self) -> Bernoulli:
@@ -219,6 +233,11 @@ def levels(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (words >> np.uint64(8)).astype(np.int64)
 
 
+def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """The engine's uniforms, rounded to 32-bit floats as it rounds them."""
+    return ((levels(words) + 1.0) / (_LEVELS + 1)).astype(np.float32)
+
+
 def ones(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """How many of each 32-bit word's bits are ones (Warren 2013, Hacker's Delight, figure 5-2)."""
     two, four, eight = np.uint64(0x55555555), np.uint64(0x33333333), np.uint64(0x0F0F0F0F)
@@ -247,6 +266,13 @@ def green_from(alpha: float, gamma: float) -> NDArray[np.int64]:
     found = np.searchsorted(alpha * middle, high - (1 - alpha) * middle).astype(np.int64)
     found.setflags(write=False)
     return found
+
+
+def _largest(logits: NDArray[np.float32], windows: NDArray[Any], key: int) -> int:
+    """The token that wins after one context: logits (V,), windows (V, h) all alike."""
+    drawn = uniforms(words_of(windows, np.arange(len(logits)), key))
+    with np.errstate(divide="ignore"):  # the highest uniforms are 1 as 32-bit floats, and win
+        return int(np.argmax(logits - np.log(-np.log(drawn))))
 
 
 def _words(windows: NDArray[np.uint64], tokens: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
