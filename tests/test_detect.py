@@ -19,6 +19,7 @@ from watermark.keys import decoy_keys
 from watermark.ledger import Ledger
 from watermark.mark import Watermark
 from watermark.observe import observe
+from watermark.observe.restored import restored
 from watermark.outputs import Output, Outputs
 from watermark.schemes import GreenList
 
@@ -289,6 +290,7 @@ def test_evidence_never_shows_the_key(found, free):
 
 def test_token_ids_and_text_give_the_same_evidence(texts, tokenizer, mark):
     pieces = [texts["code"][i : i + 900] for i in range(0, 45_000, 900)]
+    pieces = [piece for piece in pieces if restored(piece) == [piece]]
     ids = [Output(str(i), token_ids=tuple(row)) for i, row in enumerate(tokenizer.encode(pieces))]
     first = detect([Output(str(i), text=t) for i, t in enumerate(pieces)], mark, tokenizer=tokenizer, decoys=99)
     second = detect(ids, mark, tokenizer=tokenizer, decoys=99)

@@ -17,6 +17,7 @@ from watermark.keys import decoy_keys
 from watermark.ledger import Record
 from watermark.mark import Binding, Watermark
 from watermark.observe import MINIMUM_CELLS, observe, served_windows
+from watermark.observe.restored import restored
 from watermark.outputs import Output
 from watermark.schemes import GreenList
 from watermark.tokenizer import Tokenizer
@@ -188,6 +189,7 @@ def test_digest_is_the_documented_hash():
 
 def test_token_ids_and_text_give_the_same_cells(texts, tokenizer, mark):
     pieces = [text[i : i + 700] for text in texts.values() for i in range(0, 21_000, 700)]
+    pieces = [piece for piece in pieces if restored(piece) == [piece] and restored(piece[100:200]) == [piece[100:200]]]
     as_text = [Output(str(i), text=t, prompt=t[100:200]) for i, t in enumerate(pieces)]
     encoded, prompts = tokenizer.encode(pieces), tokenizer.encode([t[100:200] for t in pieces])
     as_ids = [

@@ -231,7 +231,7 @@ ALLOWED: dict[Callable[..., object], set[str]] = {
     },
     observe: {"outputs", "mark", "tokenizer", "served", "progress"},
     observe_readings: {"readings", "mark", "tokenizer", "served", "often", "progress"},
-    Rules: {"mark", "tokenizer", "served", "first", "skipped"},
+    Rules: {"mark", "tokenizer", "served", "first", "loosely", "skipped"},
     weigh: {"rows", "often"},
     votes: {"rows"},
     served_windows: {"records", "mark"},

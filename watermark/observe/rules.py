@@ -3,7 +3,8 @@
 1. One vote for each cell over the whole corpus, by the input that the keyed function uses (`text`); where weights
    are summed, a cell has one weight and one coin (`weights`).
 2. A window lies wholly inside the response; a window that occurs in that answer's prompt, as ids or as text (the
-   start of copied text is often tokenized otherwise than it was in the prompt), is skipped.
+   start of copied text is often tokenized otherwise than it was in the prompt), is skipped; in a reading that has
+   changes undone, whatever the prompt's blanks, signs and capitals are.
 3. A ledger filters by its windows alone, never by (window, token).
 4. Special tokens are neither scored nor part of a scored window; where a mark has accounts, only windows that go to
    the key that is tested are scored.
@@ -24,6 +25,7 @@ import numpy as np
 
 from watermark import prf
 from watermark.errors import OutputsInvalid, ProfileMismatch
+from watermark.observe.restored import loose
 from watermark.schemes import keyless
 
 if TYPE_CHECKING:
@@ -64,13 +66,15 @@ class Position:
 class Rules:
     """Applies the rules batch by batch and counts what they leave out.
 
-    served: window names from a ledger (`served_windows`); only these windows are scored. first: rule 5 holds.
+    served: window names from a ledger (`served_windows`); only these windows are scored. first: rule 5 holds. loosely:
+    windows and prompts are compared as text by their words alone (`restored.loose`), which skips more.
     """
 
     mark: Watermark
     tokenizer: Tokenizer | None
     served: NDArray[np.uint64] | None = None
     first: bool = False
+    loosely: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
 
     def scorable(self, answers: list[Any], prompts: list[Any], texts: list[str]) -> Position:
@@ -160,11 +164,13 @@ class Rules:
     ) -> NDArray[np.bool_]:
         """Which cells' windows, as text without leading blanks, stand in their answer's prompt."""
         found = np.zeros(len(windows), dtype=bool)
-        at = np.flatnonzero(among & np.array([bool(text) for text in texts])[documents])
+        at = np.flatnonzero(among & np.array([bool(text) for text in texts], dtype=bool)[documents])
         if self.tokenizer is None or not len(at):
             return found
         _, first, which = np.unique(names[at], return_index=True, return_inverse=True)
-        read = [text.lstrip() for text in self.tokenizer.texts(windows[at[first]].tolist())]
+        bare = loose if self.loosely else str.lstrip
+        read = [bare(text) for text in self.tokenizer.texts(windows[at[first]].tolist())]
+        texts = [loose(text) for text in texts] if self.loosely else texts
         found[at] = [read[i] in texts[d] for i, d in zip(which.tolist(), documents[at].tolist(), strict=True)]
         return found
 

@@ -1,17 +1,22 @@
-"""Observations from text: the cells (window, token) that a suspect's answers let us score, each counted once."""
+"""Observations from text: the cells (window, token) that a suspect's answers let us score, each counted once.
+
+A text is read as it came, and once more for each way in which it may have been changed on its way here (`restored`);
+its cells are those of all readings together. Token ids are read as they are.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from watermark import prf
 from watermark.errors import TooFewObservations
+from watermark.observe.rows import likely, rows_of
 from watermark.observe.rules import MINIMUM_CELLS, REPEATED, Rules
 from watermark.schemes import canonical
 
@@ -19,8 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from watermark.mark import Watermark
+    from watermark.observe.rows import Row
     from watermark.outputs import Output
     from watermark.tokenizer import Tokenizer
+
+    _Read = tuple[Row, list[int]]
 
 VOTES = "votes"
 SAMPLED = 4
@@ -46,6 +54,8 @@ class Observations:
     names: id of every answer; tokens: tokens of every answer, shape (documents,).
     skipped: how many tokens were not scored, by reason. prompts_known: answers whose prompt is known.
     digest: SHA-256 over windows and choices; it seeds the decoys.
+    restored: answers of which a reading with changes undone was scored; templated: answers that came inside a chat's
+    template, of which the assistant's turns were read.
     """
 
     windows: NDArray[np.uint32]
@@ -58,6 +68,8 @@ class Observations:
     samples: tuple[Sample, ...]
     digest: str
     weights: Mapping[str, NDArray[np.int32]]
+    restored: int = 0
+    templated: int = 0
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -90,26 +102,55 @@ def observe(
 
 @dataclass
 class _Reader:
+    """rules: for answers as they came. `loosely`: for readings with changes undone. `aside`: for further readings."""
+
     rules: Rules
     names: list[str] = field(default_factory=list)
     prompts_known: int = 0
+    templated: int = 0
+    restored: int = 0
     parts: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
     shown: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.loosely = replace(self.rules, loosely=True)  # what it leaves out counts as well
+        self.aside = replace(self.loosely, skipped={})
+
     def read(self, batch: tuple[Output, ...]) -> None:
-        answers = self.rules.tokenized([(o.token_ids, o.text) for o in batch])
-        prompts = self.rules.tokenized([(o.prompt_token_ids, o.prompt) for o in batch])
-        self.rules.check_width(answers)
         first = len(self.names)
         self.names += [output.id for output in batch]
-        self.prompts_known += sum(p is not None for p in prompts)
-        self.lengths.append(np.array([len(a or ()) for a in answers], dtype=np.int64))
-        for output, answer in zip(batch, answers, strict=True):
-            if len(self.shown) < SAMPLED:
-                self.shown.append((output.id, np.asarray(answer, dtype=np.int64)))
-        found = self.rules.scorable(answers, prompts, self.rules.prompt_texts(batch))
-        self.parts.append((found.windows, found.choices, found.documents + first, found.positions))
+        asked = self.rules.prompt_texts(batch)
+        rows = [row for n, output in enumerate(batch) for row in rows_of(n, output, asked[n])]
+        kept = list(likely(rows, self.rules.tokenized([row.given for row in rows])))
+        self.rules.check_width([ids for _, ids, _ in kept])
+        self.prompts_known += len({row.document for row in rows if row.prompts})
+        self.templated += len({row.document for row in rows if row.templated})
+        self.restored += len({row.document for row, *_ in kept if row.reading})
+        starts = self._measure([(row, ids) for row, ids, main in kept if main], batch)
+        groups: tuple[tuple[Rules, list[_Read]], ...] = (
+            (self.rules, [(row, ids) for row, ids, main in kept if main and not row.reading]),
+            (self.loosely, [(row, ids) for row, ids, main in kept if main and row.reading]),
+            (self.aside, [(row, ids) for row, ids, main in kept if not main]),
+        )
+        parts = zip(
+            *(_cells(rules, read, {} if rules is self.aside else starts) for rules, read in groups), strict=True
+        )
+        windows, choices, documents, positions = map(np.concatenate, parts)
+        order = np.argsort(documents, kind="stable")
+        self.parts.append((windows[order], choices[order], documents[order] + first, positions[order]))
+
+    def _measure(self, read: list[_Read], batch: tuple[Output, ...]) -> dict[tuple[int, int], int]:
+        """Notes each answer's length and shows the first ones; returns where in its answer each turn starts."""
+        said: list[list[int]] = [[] for _ in batch]
+        starts = {}
+        for row, ids in read:
+            starts[row.document, row.turn] = len(said[row.document])
+            said[row.document] += ids
+        self.lengths.append(np.array([len(ids) for ids in said], dtype=np.int64))
+        for output, tokens in zip(batch[: SAMPLED - len(self.shown)], said, strict=False):
+            self.shown.append((output.id, np.asarray(tokens, dtype=np.int64)))
+        return starts
 
     def finish(self) -> Observations:
         h = self.rules.mark.scheme.window
@@ -117,9 +158,10 @@ class _Reader:
         windows, choices, documents, positions = (np.concatenate(p) for p in zip(empty, *self.parts, strict=True))
         _, kept = np.unique(prf.cell_ids(*canonical(self.rules.mark.scheme, windows, choices)), return_index=True)
         kept.sort()
-        skipped = self.rules.skipped | {REPEATED: len(choices) - len(kept)}
+        own = positions >= 0
+        skipped = self.rules.skipped | {REPEATED: int(own.sum() - own[kept].sum())}
         require_cells(len(kept), filtered=self.rules.served is not None)
-        windows, choices, documents = windows[kept], choices[kept], documents[kept]
+        windows, choices, documents, positions = windows[kept], choices[kept], documents[kept], positions[kept]
         return Observations(
             windows=windows,
             choices=choices,
@@ -128,10 +170,27 @@ class _Reader:
             tokens=np.concatenate(self.lengths),
             skipped={reason: count for reason, count in skipped.items() if count},
             prompts_known=self.prompts_known,
-            samples=tuple(shown_cells(self.shown, documents, positions[kept])),
+            samples=tuple(shown_cells(self.shown, np.where(positions < 0, -1, documents), positions)),
             digest=hashlib.sha256(windows.astype("<u4").tobytes() + choices.astype("<u4").tobytes()).hexdigest(),
             weights={VOTES: np.ones(len(choices), dtype=np.int32)},
+            restored=self.restored,
+            templated=self.templated,
         )
+
+
+def _cells(rules: Rules, read: list[_Read], starts: dict[tuple[int, int], int]) -> tuple[NDArray[Any], ...]:
+    """(windows, choices, documents, positions) of what may be scored.
+
+    starts: where in its answer each turn starts. positions: of the scored tokens in their answers; -1 without `starts`.
+    """
+    rows = [row for row, _ in read]
+    asked = iter(rules.tokenized([prompt for row in rows for prompt in row.prompts]))
+    prompts = [list(chain.from_iterable(islice(asked, len(row.prompts)))) or None for row in rows]
+    found = rules.scorable([ids for _, ids in read], prompts, [row.asked for row in rows])
+    start = np.array([starts.get((row.document, row.turn), 0) for row in rows], dtype=np.int64)
+    document = np.array([row.document for row in rows], dtype=np.int64)
+    positions = found.positions + start[found.documents] if starts else np.full_like(found.positions, -1)
+    return found.windows, found.choices, document[found.documents], positions
 
 
 def require_cells(count: int, *, filtered: bool) -> None:
