@@ -121,7 +121,7 @@ def test_every_parameter_changes_the_tilt():
     plain = GreenList(window=2).tilt(logits, contexts[:, :2], key)
     for changed in (GreenList(window=3), GreenList(gamma=0.5), GreenList(delta=1.0)):
         assert not torch.equal(changed.tilt(logits, contexts[:, : changed.window], key), plain)
-    assert {field.name for field in dataclasses.fields(GreenList)} == {"window", "gamma", "delta"}
+    assert {field.name for field in dataclasses.fields(GreenList)} == {"window", "gamma", "delta", "gate"}
 
 
 def test_share_of_green_tokens_is_gamma_and_binomial():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from watermark.attribute import Attribution, attribute
     from watermark.calibrate import calibrate
+    from watermark.conformance import check_adapter
     from watermark.detect import detect
     from watermark.embed.calls import mark_calls
     from watermark.embed.sklearn import MarkedEstimator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from watermark.report.page import render
     from watermark.report.scores import verify_scores
     from watermark.report.verify import verify
-    from watermark.schemes import GreenList, Scheme
+    from watermark.schemes import AntiDistill, GreenList, Gumbel, Scheme, Tournament
     from watermark.scoring.attribute import attribute_scores
     from watermark.scoring.calibrate import calibrate_scores
     from watermark.scoring.detect import detect_scores
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
     from watermark.tokenizer import Tokenizer
 
 _HOMES = {
+    "AntiDistill": "watermark.schemes",
     "Attribution": "watermark.attribute",
     "Embedder": "watermark.embed.transformers",
     "Evidence": "watermark.evidence",
     "GreenList": "watermark.schemes",
+    "Gumbel": "watermark.schemes",
     "Key": "watermark.keys",
     "Ledger": "watermark.ledger",
     "MarkedEstimator": "watermark.embed.sklearn",
@@ -52,12 +55,14 @@ _HOMES = {
     "ScoreEvidence": "watermark.scoring.evidence",
     "ScoreWatermark": "watermark.scoring.mark",
     "Tokenizer": "watermark.tokenizer",
+    "Tournament": "watermark.schemes",
     "Watermark": "watermark.mark",
     "WatermarkError": "watermark.errors",
     "attribute": "watermark.attribute",
     "attribute_scores": "watermark.scoring.attribute",
     "calibrate": "watermark.calibrate",
     "calibrate_scores": "watermark.scoring.calibrate",
+    "check_adapter": "watermark.conformance",
     "check_scheme": "watermark.testing",
     "detect": "watermark.detect",
     "detect_scores": "watermark.scoring.detect",
@@ -75,10 +80,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "AntiDistill",
     "Attribution",
     "Embedder",
     "Evidence",
     "GreenList",
+    "Gumbel",
     "Key",
     "Ledger",
     "MarkedEstimator",
@@ -91,12 +98,14 @@ __all__ = [
     "ScoreEvidence",
     "ScoreWatermark",
     "Tokenizer",
+    "Tournament",
     "Watermark",
     "WatermarkError",
     "attribute",
     "attribute_scores",
     "calibrate",
     "calibrate_scores",
+    "check_adapter",
     "check_scheme",
     "detect",
     "detect_scores",

@@ -21,7 +21,8 @@ from watermark.errors import MarkInvalid, ProfileMismatch
 from watermark.files import write_new
 from watermark.keys import Key
 from watermark.markfile import exported, named, opened, pretty, read_mark_file
-from watermark.schemes import Scheme, scheme_from_json, scheme_to_json
+from watermark.schemes import Scheme, marks_once, scheme_from_json, scheme_to_json
+from watermark.schemes.gate import entropies
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -114,16 +115,24 @@ class Watermark:
     def special_ids(self) -> tuple[int, ...]:
         return self.binding.special_ids if self.binding else ()
 
-    def tilt(self, logits: Any, contexts: ArrayLike) -> Any:
+    def tilt(self, logits: Any, contexts: ArrayLike, *, met: ArrayLike | None = None, proxy: Any = None) -> Any:
         """Logits (b, V) biased under the key; contexts (b, h) are each row's last h ids, oldest first.
 
-        Rows whose context holds a special token, and the columns of special tokens, are left alone. Returns a
-        new array of the same kind. Raises ProfileMismatch if V is not the bound logits width.
+        Rows whose context holds a special token, or whose entropy is under the scheme's gate, and the columns of
+        special tokens are left alone. met: (b,), rows that an answer held before, from `met`; a scheme that marks once
+        leaves them alone. proxy: logits (b, V) of a student's stand-in, for a scheme that asks for one. Returns a new
+        array of the same kind. Raises ProfileMismatch if V is not the bound logits width.
         """
         self.check_width(logits.shape[-1])
         ids = _on_host(contexts)
         unmarked = self.holds_special(ids)
-        tilted = self._tilted(logits, np.where(unmarked[:, None], 0, ids))
+        if met is not None and marks_once(self.scheme):
+            unmarked |= np.asarray(_on_host(met), dtype=bool)
+        gate = getattr(self.scheme, "gate", 0.0)
+        if gate:
+            unmarked |= entropies(logits) < gate
+        given = self._without_special(logits) if marks_once(self.scheme) else logits
+        tilted = self._tilted(given, np.where(unmarked[:, None], 0, ids), proxy)
         for row in np.flatnonzero(unmarked):
             tilted[int(row)] = logits[int(row)]
         kept = [i for i in self.special_ids if i < logits.shape[-1]]
@@ -131,16 +140,38 @@ class Watermark:
             tilted[:, kept] = logits[:, kept]
         return tilted
 
-    def _tilted(self, logits: Any, ids: NDArray[Any]) -> Any:
+    def met(self, histories: Any) -> NDArray[np.bool_]:
+        """Whether each row's last window stood in it before: histories (b, t), an array, or b lists of ids.
+
+        What a scheme that marks once must know; a pure function of the ids so far, the prompt's among them.
+        """
+        window = self.scheme.window
+        if hasattr(histories, "shape"):
+            return _stood_before(_on_host(histories), window)
+        rows = [np.asarray(row, dtype=np.int64)[None] for row in histories]
+        return np.array([bool(_stood_before(row, window)[0]) for row in rows], dtype=bool)
+
+    def _without_special(self, logits: Any) -> Any:
+        """Logits in which no special token can be drawn, so that a scheme which redraws shares out the others alone."""
+        kept = [i for i in self.special_ids if i < logits.shape[-1]]
+        if not kept:
+            return logits
+        others = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
+        others[:, kept] = -np.inf
+        return others
+
+    def _tilted(self, logits: Any, ids: NDArray[Any], proxy: Any) -> Any:
         """Each row under the key that its window goes to; without an account, the accounts' rows stay as they are."""
+        beside = {} if proxy is None else {"proxy": proxy}
         if self.accounts is None:
-            return self.scheme.tilt(logits, ids, self.key)
+            return self.scheme.tilt(logits, ids, self.key, **beside)
         own = self.owned(ids)
         tilted = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
         for rows, key in ((np.flatnonzero(own), self.key), (np.flatnonzero(~own), self.shared)):
             if len(rows) and key is not None:
                 at = rows.tolist()
-                tilted[at] = self.scheme.tilt(logits[at], ids[rows], key)
+                beside = {} if proxy is None else {"proxy": proxy[at]}
+                tilted[at] = self.scheme.tilt(logits[at], ids[rows], key, **beside)
         return tilted
 
     def score(self, contexts: ArrayLike, choices: ArrayLike) -> NDArray[Any]:
@@ -318,6 +349,15 @@ def _weighed(scores: NDArray[Any], weights: NDArray[np.int32]) -> NDArray[np.int
         raise ValueError("totals need a scheme whose scores are whole numbers, 0 or more")
     graded: NDArray[np.int64] = weights.astype(np.int64) @ levels.astype(np.int64)
     return graded
+
+
+def _stood_before(ids: NDArray[Any], window: int) -> NDArray[np.bool_]:
+    """Whether the last `window` ids of each row (b, t) stand in it earlier, overlapping or not."""
+    if ids.shape[1] <= window:
+        return np.zeros(len(ids), dtype=bool)
+    windows = np.lib.stride_tricks.sliding_window_view(ids, window, axis=1)
+    found: NDArray[np.bool_] = (windows[:, :-1] == windows[:, -1:]).all(axis=2).any(axis=1)
+    return found
 
 
 def _on_host(ids: Any) -> NDArray[Any]:

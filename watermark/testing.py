@@ -65,7 +65,7 @@ def _check_independence(scheme: Scheme, key: Key, rng: np.random.Generator) -> N
 def _check_tilt(scheme: Scheme, key: Key, others: list[Key], rng: np.random.Generator) -> None:
     rows = 2_000
     contexts = rng.integers(0, _VOCABULARY, (rows, scheme.window))
-    logits = rng.standard_normal((rows, _VOCABULARY)).astype(np.float32)
+    logits = 3 * rng.standard_normal((rows, _VOCABULARY)).astype(np.float32)
     tilted = scheme.tilt(logits, contexts, key)
     gumbel = rng.gumbel(size=logits.shape)
     marked, plain = (tilted + gumbel).argmax(axis=1), (logits + gumbel).argmax(axis=1)

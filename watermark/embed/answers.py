@@ -147,7 +147,8 @@ def write_answers(
     sampling = sampling or Sampling()
     say = progress or (lambda word, count: None)
     embedder = None if mark is None else Embedder(mark)
-    if mark is not None:
+    if mark is not None and embedder is not None:
+        embedder.check_sampling(sampled=sampling.temperature > 0)
         mark.check_tokenizer(Tokenizer.wrap(model.tokenizer))
         mark.check_width(model.model.config.get_text_config().vocab_size)
     with _answer_file(Path(output), mark) as answers:

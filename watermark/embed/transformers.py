@@ -1,7 +1,8 @@
 """Embedder for Hugging Face transformers: `embedder.wrap(model.generate)`, or `watermarking_config=embedder.config`.
 
 The mark goes through a `BaseWatermarkingConfig`, so its processor runs last: after temperature, top-k and top-p,
-in sampling, greedy, beam and assisted decoding. It is a pure function of the ids, and the key stays out of
+in sampling, greedy, beam and assisted decoding; a scheme that redraws the next token (`gumbel`, `tournament`) needs
+sampling, and `wrap` refuses the others. The processor is a pure function of the ids, and the key stays out of
 generation_config.json, logs and `repr`.
 """
 
@@ -14,11 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers.generation.configuration_utils import BaseWatermarkingConfig
 from transformers.generation.logits_process import LogitsProcessor
 
 from watermark.errors import EmbeddingRefused
+from watermark.schemes import marks_once
 
 if TYPE_CHECKING:
     from watermark.ledger import Ledger
@@ -42,14 +45,22 @@ class Receipt:
 
 
 class WatermarkProcessor(LogitsProcessor):
-    """Tilts each row by its last h ids; no state, so any order of calls gives the same scores."""
+    """Tilts each row by its last h ids; no state, so any order of calls gives the same scores.
 
-    def __init__(self, mark: Watermark) -> None:
-        self._mark = mark
+    proxy: a model that stands in for a student, under a scheme that asks for its logits; it reads all ids at each step.
+    """
+
+    def __init__(self, mark: Watermark, proxy: Any = None) -> None:
+        self._mark, self._proxy = mark, proxy
 
     @property
     def supports_continuous_batching(self) -> bool:
         """Continuous batching hands over one id a row: enough for h = 1, refused for more."""
+        if marks_once(self._mark.scheme):
+            raise EmbeddingRefused(
+                f"continuous batching shows a processor one token, {self._mark.scheme.name} must see the whole answer",
+                hint="use generate(), or a mark with `--scheme greenlist --window 1`",
+            )
         if self._mark.scheme.window > 1:
             raise EmbeddingRefused(
                 f"continuous batching shows a processor one token, this mark needs {self._mark.scheme.window}",
@@ -65,15 +76,32 @@ class WatermarkProcessor(LogitsProcessor):
         if input_ids.shape[1] < window:
             return scores
         rows = scores.reshape(-1, scores.shape[-1])
-        tilted: torch.Tensor = self._mark.tilt(rows, input_ids[:, -window:])
+        met = self._mark.met(input_ids) if marks_once(self._mark.scheme) else None
+        beside = None if self._proxy is None else self._beside(input_ids, rows)
+        tilted: torch.Tensor = self._mark.tilt(rows, input_ids[:, -window:], met=met, proxy=beside)
         return tilted.reshape(scores.shape)
+
+    def _beside(self, input_ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The proxy's logits for the next token of each row; padding on the left is not attended to."""
+        pad = self._proxy.generation_config.pad_token_id
+        seen = torch.ones_like(input_ids) if pad is None else (input_ids != pad).cumsum(-1).clamp(max=1)
+        given = {"input_ids": input_ids, "attention_mask": seen, "position_ids": (seen.cumsum(-1) - 1).clamp(min=0)}
+        with torch.inference_mode():
+            made = self._proxy(**{name: value.to(self._proxy.device) for name, value in given.items()}).logits[:, -1]
+        if made.shape[-1] != rows.shape[-1]:
+            raise EmbeddingRefused(
+                f"the proxy's logits have {made.shape[-1]} columns, the model's {rows.shape[-1]}",
+                hint="a proxy has the vocabulary of the model that is marked",
+            )
+        found: torch.Tensor = made.to(rows).masked_fill(rows == -torch.inf, -torch.inf)
+        return found
 
 
 class WatermarkConfig(BaseWatermarkingConfig):
     """The door into `generate`. Shows scheme, kid and commitment wherever transformers prints or saves it."""
 
-    def __init__(self, mark: Watermark) -> None:
-        self._mark = mark
+    def __init__(self, mark: Watermark, proxy: Any = None) -> None:
+        self._mark, self._proxy = mark, proxy
 
     def validate(self) -> None:
         """Nothing left to check: the mark was validated when it was made."""
@@ -81,7 +109,7 @@ class WatermarkConfig(BaseWatermarkingConfig):
     def construct_processor(self, vocab_size: int, device: Any) -> WatermarkProcessor:
         """Raises ProfileMismatch unless the model's logits have the mark's width."""
         self._mark.check_width(vocab_size)
-        return WatermarkProcessor(self._mark)
+        return WatermarkProcessor(self._mark, self._proxy)
 
     def to_dict(self) -> dict[str, Any]:
         key = self._mark.key
@@ -106,13 +134,16 @@ class WatermarkConfig(BaseWatermarkingConfig):
 class Embedder:
     """Marks what a transformers model generates, and keeps a receipt of every response.
 
-    ledger: an open Ledger; each response served through `wrap` is recorded in it.
+    ledger: an open Ledger; each response served through `wrap` is recorded in it. proxy: a smaller model of the same
+    vocabulary that stands in for a student, under the scheme `antidistill`; by default the marked model does.
     """
 
-    def __init__(self, mark: Watermark, *, ledger: Ledger | None = None) -> None:
+    def __init__(self, mark: Watermark, *, ledger: Ledger | None = None, proxy: Any = None) -> None:
+        if proxy is not None and "proxy" not in inspect.signature(mark.scheme.tilt).parameters:
+            raise EmbeddingRefused(f"{mark.scheme.name} asks no proxy model", hint="the scheme `antidistill` does")
         self.mark = mark
         self.ledger = ledger
-        self.config = WatermarkConfig(mark)
+        self.config = WatermarkConfig(mark, proxy)
         self.receipts: list[Receipt] = []
 
     def wrap(self, generate: Callable[..., Any], *, tokenizer: Any = None) -> Callable[..., Any]:
@@ -132,15 +163,25 @@ class Embedder:
         def marked(*args: Any, **kwargs: Any) -> Any:
             if kwargs.get("watermarking_config") not in (None, self.config):
                 raise EmbeddingRefused("generate was given another watermarking_config; remove one of the two")
+            self.check_sampling(**_sampling(owner, kwargs))
             served = generate(*args, **kwargs | {"watermarking_config": self.config})
             self._record(_prompt_ids(generate, args, kwargs), served, owner, tokenizer, _ends(owner, kwargs))
             return served
 
         return marked
 
-    def receipt(self, response: list[int]) -> Receipt:
-        """The receipt of one response: a pure function of its ids and the mark."""
-        marked = self._marked(response)
+    def check_sampling(self, *, sampled: bool, beams: int = 1) -> None:
+        """Raises EmbeddingRefused where the scheme needs sampling and the answer is not drawn at random."""
+        if marks_once(self.mark.scheme) and (not sampled or beams > 1):
+            found = "greedy decoding" if beams <= 1 else f"a search over {beams} beams"
+            raise EmbeddingRefused(
+                f"{self.mark.scheme.name} stands in for the sampler, and {found} draws nothing",
+                hint="sample (do_sample=True, num_beams=1), or make a mark with `--scheme greenlist`",
+            )
+
+    def receipt(self, response: list[int], prompt: list[int] | None = None) -> Receipt:
+        """The receipt of one response: a pure function of its ids, those of the prompt where known, and the mark."""
+        marked = self._marked(response, prompt or [])
         reason = None if marked else f"no token has a full window of {self.mark.scheme.window} before it"
         return Receipt(
             scheme=f"{self.mark.scheme.name}/{self.mark.scheme.version}",
@@ -153,19 +194,21 @@ class Embedder:
             shared_kid=self.mark.shared.kid if self.mark.shared else None,
         )
 
-    def _marked(self, response: list[int]) -> int:
+    def _marked(self, response: list[int], prompt: list[int]) -> int:
         window = self.mark.scheme.window
         if len(response) <= window:
             return 0
         ids = torch.tensor(response)
         windows = ids.unfold(0, window, 1)[:-1].numpy()
-        special = self.mark.holds_special(ids[window:, None].numpy())
-        return int((self.mark.marks(windows) & ~special).sum())
+        marked = self.mark.marks(windows) & ~self.mark.holds_special(ids[window:, None].numpy())
+        if marks_once(self.mark.scheme):
+            marked &= _first_there(prompt + response, window)[len(prompt) :]
+        return int(marked.sum())
 
     def _record(self, prompts: torch.Tensor | None, served: Any, owner: Any, tokenizer: Any, ends: set[int]) -> None:
         sequences = served if isinstance(served, torch.Tensor) else served.sequences
         rows = _responses(prompts, sequences, owner, ends)
-        self.receipts = [self.receipt(response) for _, response in rows]
+        self.receipts = [self.receipt(response, prompt) for prompt, response in rows]
         if self.ledger is None:
             return
         for (prompt, response), receipt in zip(rows, self.receipts, strict=True):
@@ -177,6 +220,21 @@ class Embedder:
                 prompt=shown,
                 token_ids=response,
             )
+
+
+def _first_there(ids: list[int], window: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each window of `ids` but the last is the first of its kind."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.array(ids), window)[:-1]
+    first = np.zeros(len(windows), dtype=bool)
+    first[np.unique(windows, axis=0, return_index=True)[1]] = True
+    return first
+
+
+def _sampling(owner: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Whether one call of generate samples, and its beams: its own options, its generation config's, the model's."""
+    config = kwargs.get("generation_config") or owner.generation_config
+    sampled, beams = (kwargs.get(name, getattr(config, name, None)) for name in ("do_sample", "num_beams"))
+    return {"sampled": bool(sampled), "beams": beams or 1}
 
 
 def _prompt_ids(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:

@@ -35,6 +35,8 @@ __all__ = [
     "backend",
     "cell_ids",
     "key_words",
+    "level_totals",
+    "levels",
     "threshold",
     "totals",
     "uniform_rows",
@@ -90,6 +92,35 @@ def totals(
 
         return compiled.totals(*given, below=below)
     return reference.totals(*given, below=below)
+
+
+def levels(drawn: NDArray[np.uint32], high: NDArray[np.int64], low: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Graded scores of uniforms: high[first 16 bits] + low[last 16 bits]. high, low: (65536,). Returns (n,)."""
+    found: NDArray[np.int64] = high[drawn >> np.uint32(16)] + low[drawn & np.uint32(0xFFFF)]
+    return found
+
+
+def level_totals(
+    windows: NDArray[np.uint32],
+    tokens: NDArray[np.uint32],
+    weights: NDArray[np.int32],
+    words: NDArray[np.uint32],
+    *,
+    high: NDArray[np.int64],
+    low: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """As `totals`, of graded scores: weights times `levels`. Returns (m, S)."""
+    if backend() == "numba":
+        from watermark.prf import compiled
+
+        if len(words) < _FEW:
+            order, starts = np.arange(len(tokens)), np.arange(len(tokens) + 1)
+        else:
+            order, starts = _grouped(windows)
+        given = windows[order[starts[:-1]]], starts, tokens[order], weights[:, order], words
+        return compiled.level_totals(*given, high=high, low=low)
+    scores = (levels(reference.uniforms(windows, tokens, key), high, low) for key in words)
+    return np.stack([weights.astype(np.int64) @ each for each in scores])
 
 
 def _grouped(windows: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +149,27 @@ def _totals(windows: Any, starts: Any, tokens: Any, weights: Any, words: Any, be
                         sums[s, k] += weight * green[k]
 
 
+@njit(cache=True, nogil=True)
+def _level_totals(
+    windows: Any, starts: Any, tokens: Any, weights: Any, words: Any, high: Any, low: Any, sums: Any
+) -> None:
+    """As `_totals`, a cell's score under key k being high[first 16 bits] + low[last 16 bits] of its uniform."""
+    states, none = np.empty((4, words.shape[1]), np.uint32), np.zeros((4, words.shape[1]), np.uint32)
+    scores = np.empty(words.shape[1], dtype=np.int64)
+    for w in range(windows.shape[0]):
+        _states_of_keys(windows[w], words, none, states)
+        for cell in range(starts[w], starts[w + 1]):
+            token = tokens[cell]
+            for k in range(words.shape[1]):
+                drawn = _token(token, states[0, k], states[1, k], states[2, k], states[3, k])
+                scores[k] = high[drawn >> uint32(16)] + low[drawn & uint32(0xFFFF)]
+            for s in range(weights.shape[1]):
+                weight = np.int64(weights[cell, s])
+                if weight != 0:
+                    for k in range(words.shape[1]):
+                        sums[s, k] += weight * scores[k]
+
+
 def uniforms(windows: ArrayLike, tokens: ArrayLike, words: U32) -> U32:
     """As `reference.uniforms`."""
     ids = np.ascontiguousarray(np.asarray(windows), dtype=np.uint32)
@@ -168,14 +190,42 @@ def totals(
     windows: U32, starts: NDArray[np.int64], tokens: U32, weights: NDArray[np.int32], words: U32, *, below: int
 ) -> NDArray[np.int64]:
     """As `reference.totals`, over blocks of keys in as many threads as `threads()` says."""
-    ids, choices = np.ascontiguousarray(windows), np.ascontiguousarray(tokens)
-    by_cell = np.ascontiguousarray(weights.T)
-    found = np.empty((len(words), len(weights)), dtype=np.int64)
+    ids, choices, by_cell = np.ascontiguousarray(windows), np.ascontiguousarray(tokens), np.ascontiguousarray(weights.T)
+
+    def add(some: U32, sums: NDArray[np.int64]) -> None:
+        _totals(ids, starts, choices, by_cell, some, np.uint32(below), sums)
+
+    return _by_blocks(add, words, len(weights))
+
+
+def level_totals(
+    windows: U32,
+    starts: NDArray[np.int64],
+    tokens: U32,
+    weights: NDArray[np.int32],
+    words: U32,
+    *,
+    high: NDArray[np.int64],
+    low: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """As `totals`, of graded scores."""
+    ids, choices, by_cell = np.ascontiguousarray(windows), np.ascontiguousarray(tokens), np.ascontiguousarray(weights.T)
+    tables = high.astype(np.int32), low.astype(np.int32)
+
+    def add(some: U32, sums: NDArray[np.int64]) -> None:
+        _level_totals(ids, starts, choices, by_cell, some, *tables, sums)
+
+    return _by_blocks(add, words, len(weights))
+
+
+def _by_blocks(add: Callable[[U32, NDArray[np.int64]], None], words: U32, statistics: int) -> NDArray[np.int64]:
+    """(m, S) from `add`, which adds up the sums (S, k) of a block of keys (8, k)."""
+    found = np.empty((len(words), statistics), dtype=np.int64)
 
     def block(first: int) -> None:
         some = np.ascontiguousarray(words[first : first + _LANES].T)
-        sums = np.zeros((len(weights), some.shape[1]), dtype=np.int64)
-        _totals(ids, starts, choices, by_cell, some, np.uint32(below), sums)
+        sums = np.zeros((statistics, some.shape[1]), dtype=np.int64)
+        add(some, sums)
         found[first : first + _LANES] = sums.T
 
     with ThreadPoolExecutor(threads()) as pool:

@@ -55,6 +55,11 @@ def below(drawn: torch.Tensor, limit: int) -> torch.Tensor:
     return (drawn ^ _SIGN) < (limit - 2**31)
 
 
+def unsigned(drawn: torch.Tensor) -> torch.Tensor:
+    """The 32-bit patterns as the whole numbers 0 ... 2^32 - 1, in int64."""
+    return drawn.to(torch.int64) & 0xFFFFFFFF
+
+
 def as_unsigned(drawn: torch.Tensor) -> NDArray[np.uint32]:
     """The bit patterns as numpy unsigned integers, for comparison with `reference`."""
     return drawn.cpu().numpy().view(np.uint32)

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_chec
 import numpy as np
 
 from watermark.errors import MarkInvalid
+from watermark.schemes.antidistill import AntiDistill
 from watermark.schemes.greenlist import GreenList
+from watermark.schemes.gumbel import Gumbel
+from watermark.schemes.tournament import Tournament
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +25,20 @@ if TYPE_CHECKING:
     from watermark.keys import Key
     from watermark.stats.laws import Law
 
-__all__ = ["SCHEMES", "GreenList", "Scheme", "canonical", "confuses", "keyless", "scheme_from_json", "scheme_to_json"]
+__all__ = [
+    "SCHEMES",
+    "AntiDistill",
+    "GreenList",
+    "Gumbel",
+    "Scheme",
+    "Tournament",
+    "canonical",
+    "confuses",
+    "keyless",
+    "marks_once",
+    "scheme_from_json",
+    "scheme_to_json",
+]
 
 Logits = TypeVar("Logits", "NDArray[Any]", "torch.Tensor")
 
@@ -48,7 +64,12 @@ class Scheme(Protocol):
         """The law of one score when the key is independent of contexts and choices."""
 
 
-SCHEMES: dict[str, type[Any]] = {scheme.name: scheme for scheme in (GreenList,)}
+SCHEMES: dict[str, type[Any]] = {scheme.name: scheme for scheme in (GreenList, Gumbel, Tournament, AntiDistill)}
+
+
+def marks_once(scheme: Scheme) -> bool:
+    """Whether the scheme redraws a window's next token, once in an answer: it needs sampling, and all ids so far."""
+    return bool(getattr(scheme, "once", False))
 
 
 def canonical(scheme: Scheme, windows: Any, choices: Any) -> tuple[Any, Any]:
@@ -83,8 +104,10 @@ def _engines() -> dict[str, type[Any]]:
 
 
 def scheme_to_json(scheme: Scheme) -> dict[str, Any]:
-    """{"name", "version", "parameters"} of a scheme."""
+    """{"name", "version", "parameters"} of a scheme; a gate that is off is left out, as before there was one."""
     parameters = dataclasses.asdict(scheme)  # type: ignore[call-overload]
+    if parameters.get("gate") == 0:
+        del parameters["gate"]
     return {"name": scheme.name, "version": scheme.version, "parameters": parameters}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from watermark import prf
+from watermark.schemes.gate import check_gate
 from watermark.stats.laws import Bernoulli
 
 if TYPE_CHECKING:
@@ -26,38 +27,26 @@ Logits = TypeVar("Logits", "NDArray[Any]", "torch.Tensor")
 WIDTHS = range(1, 9)
 
 
-@dataclass(frozen=True)
-class GreenList:
-    """window: context width h in tokens. gamma: share of green tokens. delta: logits gained, in nats.
+def check_window(window: object) -> None:
+    """Raises ValueError unless `window` is a whole number from 1 to 8."""
+    if type(window) is not int or window not in WIDTHS:
+        raise ValueError(f"window must be a whole number from 1 to {WIDTHS[-1]}, found {window!r}")
 
-    Distillation is found with short windows: at h = 4 a student shows no trace in a million tokens, at h = 1 or
-    2 it does (Sander et al. 2024; arXiv 2502.11598).
-    """
 
-    name: ClassVar[str] = "greenlist"
-    version: ClassVar[int] = 1
+def check_gamma(gamma: float) -> None:
+    """Raises ValueError unless `gamma` lies between 0.001 and 0.999."""
+    if not 0.001 <= gamma <= 0.999:
+        raise ValueError(f"gamma must lie between 0.001 and 0.999, found {gamma!r}")
 
-    window: int = 2
-    gamma: float = 0.25
-    delta: float = 2.0
 
-    def __post_init__(self) -> None:
-        if type(self.window) is not int or self.window not in WIDTHS:
-            raise ValueError(f"window must be a whole number from 1 to {WIDTHS[-1]}, found {self.window!r}")
-        if not 0.001 <= self.gamma <= 0.999:
-            raise ValueError(f"gamma must lie between 0.001 and 0.999, found {self.gamma!r}")
-        if not (math.isfinite(self.delta) and 0 < self.delta <= 50):
-            raise ValueError(f"delta must be above 0 and at most 50, found {self.delta!r}")
+class GreenBits:
+    """What schemes with green tokens share on the way back: a cell is green where its uniform is under gamma."""
 
-    def tilt(self, logits: Logits, contexts: ArrayLike, key: Key) -> Logits:
-        """Adds delta to every green token. logits: (b, V); contexts: (b, h) ids, oldest first.
+    name: ClassVar[str]
+    version: ClassVar[int]
 
-        Returns a new array of the same kind; -inf stays -inf.
-        """
-        words = self._words(key)
-        if isinstance(logits, np.ndarray):
-            return self._tilt_array(logits, np.asarray(contexts), words)
-        return self._tilt_tensor(logits, contexts, words)
+    window: int
+    gamma: float
 
     def score(self, contexts: ArrayLike, choices: ArrayLike, key: Key) -> NDArray[Any]:
         """1 where the chosen token is green, 0 where it is not, as integers."""
@@ -83,6 +72,42 @@ class GreenList:
 
     def _words(self, key: Key) -> NDArray[np.uint32]:
         return prf.key_words(key.derive(f"{self.name}/{self.version}"))
+
+
+@dataclass(frozen=True)
+class GreenList(GreenBits):
+    """window: context width h in tokens. gamma: share of green tokens. delta: logits gained, in nats.
+
+    gate: nats of entropy under which a row is left alone, 0 for none.
+
+    Distillation is found with short windows: at h = 4 a student shows no trace in a million tokens, at h = 1 or
+    2 it does (Sander et al. 2024; arXiv 2502.11598).
+    """
+
+    name: ClassVar[str] = "greenlist"
+    version: ClassVar[int] = 1
+
+    window: int = 2
+    gamma: float = 0.25
+    delta: float = 2.0
+    gate: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+        check_gamma(self.gamma)
+        check_gate(self.gate)
+        if not (math.isfinite(self.delta) and 0 < self.delta <= 50):
+            raise ValueError(f"delta must be above 0 and at most 50, found {self.delta!r}")
+
+    def tilt(self, logits: Logits, contexts: ArrayLike, key: Key) -> Logits:
+        """Adds delta to every green token. logits: (b, V); contexts: (b, h) ids, oldest first.
+
+        Returns a new array of the same kind; -inf stays -inf.
+        """
+        words = self._words(key)
+        if isinstance(logits, np.ndarray):
+            return self._tilt_array(logits, np.asarray(contexts), words)
+        return self._tilt_tensor(logits, contexts, words)
 
     def _tilt_array(self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]) -> NDArray[Any]:
         states = prf.window_states(contexts.astype(np.uint32), words)

@@ -1,0 +1,67 @@
+"""Gumbel: the next token is argmax of log p - log(-log u) over keyed uniforms u, so that the text stays as likely.
+
+Aaronson 2022 (the scheme, and the score -ln(1 - u) of a token); under another key the score is exponential and a sum
+of n of them Gamma(n) (Fernandez et al. 2023, arXiv 2308.00113, section 3.2). Here scores are rounded to quarters of a
+nat, and the sum's law on that lattice is exact; every bit of the 256-bit key and every id of the window counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from watermark.schemes.gate import check_gate
+from watermark.schemes.greenlist import check_window
+from watermark.schemes.redrawn import Redrawn, log_sum
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+UNIT = 0.25  # nats of one level; rounding to it costs 0.3 % of z
+_STEPS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Gumbel(Redrawn):
+    """window: context width h in tokens. gate: nats of entropy under which a row is left alone, 0 for none.
+
+    The score of a token is -ln(1 - u), u its uniform to 16 bits, in quarters of a nat: 0 ... 47, on average 4.
+    """
+
+    name: ClassVar[str] = "gumbel"
+    version: ClassVar[int] = 1
+
+    window: int = 2
+    gate: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+        check_gate(self.gate)
+
+    @property
+    def _tables(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return _tables()
+
+    def _redraw(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
+        noise = -np.log(-np.log((drawn + 0.5) / 2.0**32))
+        made = np.full_like(row, -np.inf)
+        made[np.argmax(row + noise)] = log_sum(row)
+        return made
+
+    def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
+        import torch
+
+        noise = -torch.log(-torch.log((drawn + 0.5) / 2.0**32))
+        won = (rows + noise).argmax(dim=-1, keepdim=True)
+        return torch.full_like(rows, -math.inf).scatter(1, won, rows.logsumexp(-1, keepdim=True))
+
+
+@lru_cache(maxsize=1)
+def _tables() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The level of each value of the first 16 bits, counted from the middle of its step; the other 16 add nothing."""
+    score = [-math.log((_STEPS - step - 0.5) / _STEPS) for step in range(_STEPS)]
+    return np.array([round(each / UNIT) for each in score], dtype=np.int64), np.zeros(_STEPS, dtype=np.int64)

@@ -1,0 +1,127 @@
+"""What schemes share that redraw the next token instead of favouring some: their scores are levels, their law exact.
+
+Such a tilt replaces a row's distribution by one that the key chose, so that averaged over keys the text is as likely
+as without a mark. That holds once: a window that comes again in the same answer would be answered alike each time, and
+so it is left alone there (`once`; Hu et al. 2023, arXiv 2310.10669, section 4.2). The keyed choice stands in for the
+sampler, and so greedy and beam search cannot carry it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from watermark import prf
+from watermark.stats.graded import Levels
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from watermark.keys import Key
+
+    Tables = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+Logits = TypeVar("Logits", "NDArray[Any]", Any)
+_HALF = 1 << 16
+
+
+class Redrawn:
+    """Scores, totals and law from two tables: a score is high[first 16 bits] + low[last 16 bits] of a cell's uniform.
+
+    A scheme adds `_tables`, `_redraw` for numpy rows and `_redraw_tensor` for rows on a device.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    once: ClassVar[bool] = True
+
+    @property
+    def _tables(self) -> Tables:
+        raise NotImplementedError
+
+    def _redraw(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """A row of logits (k,), all finite, with one uniform for each; new logits, with the same logsumexp."""
+        raise NotImplementedError
+
+    def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
+        """The same for float64 rows (b, V) and int64 uniforms on a device, -inf among them."""
+        raise NotImplementedError
+
+    def tilt(self, logits: Logits, contexts: ArrayLike, key: Key) -> Logits:
+        """Logits (b, V) whose softmax is the keyed choice; contexts: (b, h) ids, oldest first.
+
+        The row's logsumexp is kept, so that a column which is put back afterwards (a special token's) has the chance
+        it had. Returns a new array of the same kind; -inf stays -inf.
+        """
+        words = self._words(key)
+        if isinstance(logits, np.ndarray):
+            return self._redrawn(logits, np.asarray(contexts), words)
+        return self._redrawn_tensor(logits, contexts, words)
+
+    def score(self, contexts: ArrayLike, choices: ArrayLike, key: Key) -> NDArray[Any]:
+        """The level of each cell (n, h), (n,): whole numbers from 0. Returns (n,)."""
+        windows = np.asarray(contexts).astype(np.uint32, copy=False)
+        drawn = prf.uniforms(windows, np.asarray(choices).astype(np.uint32, copy=False), self._words(key))
+        return prf.levels(drawn, *self._tables)
+
+    def totals(
+        self, windows: NDArray[np.uint32], choices: NDArray[np.uint32], weights: NDArray[np.int32], keys: Sequence[Key]
+    ) -> NDArray[np.int64]:
+        """Weighted scores of S statistics under m keys: (n, h), (n,), (S, n) give (m, S). See `Watermark.totals`."""
+        high, low = self._tables
+        words = np.stack([self._words(key) for key in keys])
+        return prf.level_totals(windows, choices, weights, words, high=high, low=low)
+
+    @property
+    def null(self) -> Levels:
+        """The exact law of one score: all 2^32 uniforms counted."""
+        return law_of_tables(*(tuple(table.tolist()) for table in self._counted))
+
+    @property
+    def _counted(self) -> Tables:
+        """How many of the 65,536 entries of each table have each level."""
+        high, low = self._tables
+        return np.bincount(high), np.bincount(low)
+
+    def _words(self, key: Key) -> NDArray[np.uint32]:
+        return prf.key_words(key.derive(f"{self.name}/{self.version}"))
+
+    def _redrawn(self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]) -> NDArray[Any]:
+        states = prf.window_states(contexts.astype(np.uint32), words)
+        tilted = np.full_like(logits, -np.inf)
+        for row, state, made in zip(logits, states, tilted, strict=True):
+            open_ = np.flatnonzero(row > -np.inf)
+            if len(open_):
+                drawn = prf.uniform_rows(state[None], len(row))[0][open_]
+                made[open_] = self._redraw(row[open_].astype(np.float64), drawn)
+        return tilted
+
+    def _redrawn_tensor(self, logits: Any, contexts: ArrayLike, words: NDArray[np.uint32]) -> Any:
+        import torch
+
+        from watermark.prf import tensors
+
+        ids = torch.as_tensor(contexts, device=logits.device)
+        if logits.device.type in ("cpu", "mps"):  # there is no float64 on the latter
+            rows = logits.detach().cpu()
+            exact = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+            made = torch.from_numpy(self._redrawn(exact.numpy(), ids.cpu().numpy(), words))
+            return made.to(logits)
+        drawn = tensors.uniform_rows(tensors.window_states(ids, words), logits.shape[1])
+        return self._redraw_tensor(logits.double(), tensors.unsigned(drawn)).to(logits.dtype)
+
+
+@lru_cache(maxsize=32)
+def law_of_tables(high: tuple[int, ...], low: tuple[int, ...]) -> Levels:
+    """The law of high + low from how often each level stands in either table: whole numbers over 2^32, exactly."""
+    ways = np.convolve(np.array(high, dtype=np.int64), np.array(low, dtype=np.int64))
+    return Levels(tuple((ways / 2.0**32).tolist()))
+
+
+def log_sum(row: NDArray[np.float64]) -> float:
+    """log Σ e^x of a row of finite numbers."""
+    largest = float(row.max())
+    return largest + float(np.log(np.exp(row - largest).sum()))
