@@ -125,6 +125,7 @@ def detect(
         progress=progress,
     )
     console.clear()
+    recorded(outputs, evidence)
     if output is not None:
         evidence.save(output)
         console.say(f"evidence written to {output}")
@@ -149,6 +150,18 @@ def asked(suspect: str, *, beside: Path | None, progress: Any) -> Path:
     ask(open_suspect(suspect), default_prompts(suspect), path, progress=progress)
     console.say(f"the suspect's answers are in {path}")
     return path
+
+
+def recorded(answers: Path, evidence: Evidence) -> None:
+    """Notes the test beside answers that have a query log: every key that is tried on them is told in a bundle."""
+    from watermark.bundle import note_test
+    from watermark.probe.log import is_log, log_path
+
+    if is_log(log_path(answers)):
+        try:
+            note_test(answers, evidence)
+        except OSError as error:
+            console.say(f"the test could not be recorded beside {answers.name}: {error.strerror}")
 
 
 def named(pairs: list[str]) -> dict[str, str]:

@@ -101,7 +101,7 @@ def bundle(
         profile=_path(profile),
         cells=_path(cells),
         controls=[Path(one) for one in controls],
-        detections=_beside(answers, tests_path),
+        detections=_beside(answers, record_path),
         commitment_token=_path(commitment_token),
         plan_token=_path(plan_token) or _beside(plan, _stamp_path),
     )
@@ -181,14 +181,14 @@ def redact(case: str | Path, output: str | Path, responses: Sequence[int]) -> Pa
     return target
 
 
-def tests_path(answers: Path) -> Path:
+def record_path(answers: Path) -> Path:
     """Where the record of tests of an answers file stands: beside it, `.tests.jsonl` added to its name."""
     return answers.with_name(answers.name + ".tests.jsonl")
 
 
 def note_test(answers: Path, evidence: Any) -> None:
     """Adds a test to the record beside the answers, so that every key that was tried on them is told."""
-    path = tests_path(answers)
+    path = record_path(answers)
     before = list(chain.read_chain(path, _TESTS)) if path.exists() else []
     with contextlib.closing(chain.open_locked(path)) as stream:
         stream.seek(0, os.SEEK_END)
