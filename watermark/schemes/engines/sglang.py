@@ -149,7 +149,8 @@ def log_uniforms(words: U32) -> NDArray[np.float32]:
     """log u in 32-bit floats as the engine computes it, from the side of 1 for the upper half."""
     one, half, scale = np.uint32(_WORDS - 1), np.float32(0.5), np.float32(_WORDS)
     lower = np.log((words.astype(np.float32) + half) / scale)
-    upper = np.log1p(-((one - words).astype(np.float32) + half) / scale)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of the lower half, which is not taken from here
+        upper = np.log1p(-((one - words).astype(np.float32) + half) / scale)
     found: NDArray[np.float32] = np.where(words < 2**31, lower, upper).astype(np.float32)
     return found
 
