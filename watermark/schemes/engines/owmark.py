@@ -50,8 +50,7 @@ class Owmark:
     def score(self, contexts: ArrayLike, choices: ArrayLike, key: Key) -> NDArray[np.int64]:
         """1 where the chosen token is green after the last id of its context (n, 1), else 0."""
         pairs = np.stack([np.asarray(contexts)[:, -1], np.asarray(choices)], axis=1).astype(">u8").tobytes()
-        messages = (pairs[at : at + 16] for at in range(0, len(pairs), 16))
-        return np.fromiter(self._green(messages, key), dtype=np.int64, count=len(pairs) // 16)
+        return np.array(self._green(pairs, key), dtype=np.int64)
 
     def tilt(self, logits: Logits, contexts: ArrayLike, key: Key) -> Logits:
         """Adds delta to every green token. logits: (b, V); contexts: (b, 1) ids. A new array of the same kind."""
@@ -77,13 +76,17 @@ class Owmark:
             low, high = (middle + 1, high) if middle / 2.0**64 < self.gamma else (low, middle)
         return low
 
-    def _green(self, messages: Any, key: Key) -> Any:
-        """Whether each message's word is below gamma, HMAC's two inner states being made once."""
+    def _green(self, pairs: bytes, key: Key) -> list[bool]:
+        """Whether the word of each message of 16 bytes is below gamma, HMAC's two inner states being made once.
+
+        A digest that begins with the bound itself is longer than it, hence not below.
+        """
         secret = b"".join(word.to_bytes(8, "little") for word in key.engine_words(4, f"{self.name}/{self.version}"))
-        below = self._below.to_bytes(8, "big")
+        below, found = self._below.to_bytes(8, "big"), []
         inner, outer = (hashlib.sha256(bytes(b ^ pad for b in secret.ljust(64, b"\0"))) for pad in (0x36, 0x5C))
-        for message in messages:
+        for at in range(0, len(pairs), 16):
             first, second = inner.copy(), outer.copy()
-            first.update(message)
+            first.update(pairs[at : at + 16])
             second.update(first.digest())
-            yield second.digest()[:8] < below
+            found.append(second.digest() < below)
+        return found
