@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import console
+from . import console, marks
 
 if TYPE_CHECKING:
     from watermark.evidence import Evidence
@@ -21,7 +21,7 @@ class Alternative(enum.StrEnum):
 
 
 def detect(
-    mark: Annotated[Path, typer.Option(help="The watermark file.")],
+    mark: Annotated[Path, typer.Option(help="The watermark file, or a key set: then every key of it is tested.")],
     outputs: Annotated[
         Path | None,
         typer.Argument(
@@ -90,13 +90,16 @@ def detect(
         raise typer.BadParameter("choose one of --suspect, --logprobs and --samples")
     from watermark.detect import detect as run
     from watermark.engines import check_against
-    from watermark.mark import Watermark, load_profile
+    from watermark.keyring import KeySet
+    from watermark.mark import load_profile
     from watermark.outputs import Outputs
     from watermark.plan import read_plan
 
     fixed = None if plan is None else read_plan(plan)
-    used, progress = Watermark.load(mark), console.progress(quiet=quiet)
+    used, progress = marks.opened(mark), console.progress(quiet=quiet)
     if profile is not None:
+        if isinstance(used, KeySet):
+            raise typer.BadParameter("a profile is of one key; a set is held to what was published by `wmark verify`")
         published = load_profile(profile)
         check_against(used, published)
         used.check_profile(published)
@@ -179,7 +182,8 @@ def summary(evidence: Evidence) -> str:
     """The result in a few lines."""
     low, high = evidence.green_rate_interval
     better = sum(total >= evidence.green for total in evidence.decoys.totals)
-    lines = [f"verdict       {evidence.verdict} (level {evidence.alpha:g})", *weighted_lines(evidence)]
+    lines = [f"verdict       {evidence.verdict} (level {evidence.alpha:g})", *key_lines(evidence)]
+    lines += weighted_lines(evidence)
     if evidence.weighted is None and evidence.log10_p is not None:
         lines.append(
             f"p-value       {console.pvalue(evidence.log10_p)}   log10 p = {evidence.log10_p:.2f}, exact binomial"
@@ -211,6 +215,17 @@ def summary(evidence: Evidence) -> str:
             f"{evidence.power:.0%}"
         )
     return "\n".join(lines)
+
+
+def key_lines(evidence: Evidence) -> list[str]:
+    """Where every key of a set was tested: the p-value of all together, and whose numbers follow."""
+    keys = evidence.keys
+    if keys is None:
+        return []
+    return [
+        f"keys          p {console.pvalue(evidence.log10_p)} over all {keys['tested']} of set {keys['set']} "
+        f"({keys['correction']}); below: {keys['foremost']}, the foremost"
+    ]
 
 
 def weighted_lines(evidence: Evidence) -> list[str]:

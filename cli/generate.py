@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import console
+from . import console, marks
 
 
 def generate(
@@ -41,11 +41,10 @@ def generate(
     if (epoch and not account) or (account and mark is None):
         raise typer.BadParameter("--epoch needs --account, and --account needs --mark")
     from watermark.ledger import Ledger
-    from watermark.mark import Watermark
     from watermark.prompts import read_prompts
 
     asked = read_prompts(prompts)
-    used = None if mark is None else Watermark.load(mark)
+    used = None if mark is None else marks.serving(mark)
     if used is not None and account:
         used = used.account(account, epoch=epoch)
     if used is not None and used.accounts is not None and used.shared is None:

@@ -19,6 +19,10 @@ Identity = Annotated[Path | None, typer.Option(help="Age identity or SSH private
 PassphraseFile = Annotated[Path | None, typer.Option(help="File that holds the passphrase; '-' reads standard input.")]
 Entry = Annotated[str | None, typer.Option("--keyring", help="Entry of the OS keyring that holds the passphrase.")]
 Json = Annotated[bool, typer.Option("--json", help="Print what is public as JSON.")]
+DATING = """have it dated by an authority of your choice, with --authority ADDRESS or by hand:
+  openssl ts -query -data {file} -sha256 -cert -out {file}.tsq
+  curl -H 'Content-Type: application/timestamp-query' --data-binary @{file}.tsq ADDRESS > {file}.tsr
+  openssl ts -verify -data {file} -in {file}.tsr -CAfile AUTHORITY.pem"""
 
 
 @app.command()
@@ -147,7 +151,11 @@ def export_commitment(
 @app.command()
 def commit(
     keys: Keys,
-    output: Annotated[Path, typer.Argument(help="The public file to write, as JSON; and beside it OUTPUT.tsq.")],
+    output: Annotated[Path, typer.Argument(help="The public file to write, as JSON.")],
+    authority: Annotated[
+        str | None,
+        typer.Option(help="Time-stamp authority: its address, or a folder of `wmark evidence authority`."),
+    ] = None,
     earlier: Annotated[
         Path | None, typer.Option(help="A file published before: refuse unless all its keys are in this one.")
     ] = None,
@@ -155,15 +163,19 @@ def commit(
     passphrase_file: PassphraseFile = None,
     entry: Entry = None,
 ) -> None:
-    """Write the commitments, and the request (RFC 3161) with which a time-stamp authority dates them.
+    """Write the commitments and have them dated (RFC 3161): the authority's reply is OUTPUT.tsr.
 
-    Example: wmark key commit ours.jwks.age ours.commitments.json --identity ~/.ssh/id_ed25519
+    Example: wmark key commit ours.jwks.age ours.commitments.json --authority https://AUTHORITY
     """
-    from watermark.keyring.stamping import INSTRUCTIONS, write_request
+    written(keys, output, earlier, secret(keys, identity, passphrase_file, entry))
+    if authority is None:
+        console.say(DATING.format(file=output))
+        return
+    from watermark.bundle.timestamps import stamp
 
-    made = written(keys, output, earlier, secret(keys, identity, passphrase_file, entry))
-    asked = write_request(made.published(), output)
-    console.say(INSTRUCTIONS.format(query=asked, reply=f"{output}.tsr", file=output))
+    reply, dated = stamp(output, authority=authority)
+    console.say(f"dated {dated.time} by {dated.authority}: {reply}")
+    console.say(f"anybody can check it: openssl ts -verify -data {output} -in {reply} -CAfile AUTHORITY.pem")
 
 
 @app.command()

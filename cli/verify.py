@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import console
+from . import console, marks
 
 
 def verify(
@@ -15,7 +15,9 @@ def verify(
         Path, typer.Argument(help="An evidence file, an attribution, a bundle, a ledger, or a query log.")
     ],
     outputs: Annotated[Path | None, typer.Option(help="The suspect's outputs that were tested.")] = None,
-    mark: Annotated[Path | None, typer.Option(help="The watermark file: recomputes every count and decoy.")] = None,
+    mark: Annotated[
+        Path | None, typer.Option(help="The watermark file or the key set: recomputes every count and decoy.")
+    ] = None,
     cells: Annotated[
         Path | None, typer.Option(help="What was read of the suspect (detect --cells): needs no model, and no key.")
     ] = None,
@@ -27,6 +29,9 @@ def verify(
     ] = None,
     ledger: Annotated[Path | None, typer.Option(help="The ledger that filtered, if one did.")] = None,
     plan: Annotated[Path | None, typer.Option(help="The plan that the evidence says it was made under.")] = None,
+    commitments: Annotated[
+        Path | None, typer.Option(help="What was published of the keys: none may have been left out.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="The page that should hold this evidence.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
@@ -87,14 +92,21 @@ def verify(
             raise typer.BadParameter("evidence of scores is recomputed from --case, --mark, --plan and --report alone")
         checks, left = of_scores(subject, case=case, mark=mark, plan=plan, report=report)
     else:
-        from watermark.mark import Watermark
         from watermark.report import taken_as_stated
         from watermark.report import verify as run
 
-        used = None if mark is None else Watermark.load(mark)
+        used = None if mark is None else marks.opened(mark)
         text = None if used is None or outputs is None else used.tokenizer(tokenizer)
         found = run(
-            subject, outputs=outputs, mark=used, cells=cells, tokenizer=text, ledger=ledger, plan=plan, page=report
+            subject,
+            outputs=outputs,
+            mark=used,
+            cells=cells,
+            tokenizer=text,
+            ledger=ledger,
+            plan=plan,
+            commitments=commitments,
+            page=report,
         )
         checks = [(check.name, check.detail) for check in found]
         left = taken_as_stated(subject, outputs=outputs, mark=used, cells=cells)

@@ -29,7 +29,8 @@ def read_mark_file(path: Path, *, formats: tuple[str, ...], kind: str) -> dict[s
     try:
         described = json.loads(raw)
     except ValueError:
-        raise MarkInvalid(f"{path} is not a {kind} (it is not JSON)") from None
+        held = "`wmark key mark` writes the mark of one of its epochs" if raw.startswith(b"age-encryption") else None
+        raise MarkInvalid(f"{path} is not a {kind} (it is not JSON)", hint=held) from None
     found = described.get("format") if isinstance(described, dict) else None
     if found not in formats:
         raise _another(path, found, formats, kind)

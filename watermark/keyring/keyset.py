@@ -13,7 +13,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from itertools import chain, count
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from watermark import prf
 from watermark.errors import KeyUnusable, MarkInvalid
@@ -25,6 +25,9 @@ from watermark.keyring.provider import FileProvider, drawn
 from watermark.keys import Key
 from watermark.mark import Binding, Watermark
 from watermark.schemes import Scheme, scheme_from_json, scheme_to_json
+
+if TYPE_CHECKING:
+    from watermark.tokenizer import Tokenizer
 
 FORMAT = "wmark-keys/1"
 ALGORITHM = "WM-HKDF-SHA256"
@@ -138,6 +141,10 @@ class KeySet:
     def watermark(self, epoch: Epoch, *, tenant: str = "") -> Watermark:
         """The mark under an epoch's key, or under a tenant's that is drawn from it."""
         return Watermark(self.scheme, epoch.key.subkey(tenant=tenant), self.binding, epoch.created)
+
+    def tokenizer(self, source: str | None = None) -> Tokenizer | None:
+        """The tokenizer to read a suspect's text with, as `Watermark.tokenizer` finds it."""
+        return self.watermark(self.epochs[0]).tokenizer(source)
 
     def commitments(self) -> Commitments:
         """What may be published: no secret, every key ever made."""
