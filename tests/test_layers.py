@@ -20,7 +20,7 @@ ORDER = (
     ("assess",),
     ("calibrate", "inforce", "plan", "scoring"),
     ("attribute", "detect", "watch"),
-    ("report",),
+    ("conformance", "report"),
     ("bundle",),
     ("demo",),
 )
