@@ -186,11 +186,14 @@ def summary(evidence: Evidence) -> str:
     lines += weighted_lines(evidence)
     if evidence.weighted is None and evidence.log10_p is not None:
         lines.append(
-            f"p-value       {console.pvalue(evidence.log10_p)}   log10 p = {evidence.log10_p:.2f}, exact binomial"
+            f"p-value       {console.pvalue(evidence.log10_p)}   log10 p = {evidence.log10_p:.2f}, exact "
+            + ("binomial" if evidence.levels is None else "law of the total score")
         )
+    counted = f"green cells   {evidence.green:,} of {evidence.cells:,}"
+    if evidence.levels is not None:
+        counted = f"total score   {evidence.green:,} of {evidence.cells * evidence.law.highest:,}"
     lines += [
-        f"green cells   {evidence.green:,} of {evidence.cells:,} = {evidence.green_rate:.4f} "
-        f"(95 % {low:.4f} to {high:.4f}), expected {evidence.gamma:.4f}",
+        f"{counted} = {evidence.green_rate:.4f} (95 % {low:.4f} to {high:.4f}), expected {evidence.gamma:.4f}",
         f"decoy keys    {better} of {len(evidence.decoys.totals)} reach as many "
         f"(rank p {evidence.decoys.rank_pvalue:.4g})",
         f"read          {evidence.documents_read:,} answers, {evidence.tokens_read:,} tokens",
@@ -210,8 +213,9 @@ def summary(evidence: Evidence) -> str:
     if evidence.bad_records:
         lines.append(f"left out      {evidence.bad_records:,} bad records")
     if evidence.verdict != "evidence found" and evidence.detectable_rate is not None:
+        rate = "green rate" if evidence.levels is None else "mean score"
         lines.append(
-            f"power         a green rate of {evidence.detectable_rate:.4f} would have been found with probability "
+            f"power         a {rate} of {evidence.detectable_rate:.4f} would have been found with probability "
             f"{evidence.power:.0%}"
         )
     return "\n".join(lines)

@@ -75,7 +75,7 @@ def test_two_levels_are_the_law_of_bits(n):
 @pytest.mark.parametrize("n", [1, 20, 500])
 @pytest.mark.parametrize("z", [0.5, 3.0, 12.0])
 def test_fine_levels_are_the_gamma_law(n, z):
-    """The sum of n exponential scores is Gamma(n) (Fernandez et al. 2023, section 3)."""
+    """The sum of n exponential scores is Gamma(n) (Fernandez et al. 2023, arXiv 2308.00113)."""
     unit = 1 / 64
     law = exponential(unit, 64 * 50)
     total = round((n + z * math.sqrt(n)) / unit)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from watermark.detect import interval_of
 from watermark.report.drawing import (
     BESIDE_LABELS,
     BLUE,
@@ -28,10 +29,12 @@ from watermark.report.drawing import (
     svg,
     whole_numbers,
 )
-from watermark.report.numbers import NARROW, decimals, percent, pvalue, signed, span
+from watermark.report.numbers import NARROW, percent, pvalue, signed, span
+from watermark.report.terms import places_of, share_of, terms
 from watermark.report.weighted import decided_by
 from watermark.report.weighted_figures import beside_controls, calibration, stakes
-from watermark.stats.laws import binomial_interval
+from watermark.stats.graded import Levels, LevelSum
+from watermark.stats.many import upper_tails
 
 if TYPE_CHECKING:
     from watermark.evidence import Document, Evidence
@@ -71,21 +74,28 @@ def _beside(figure: Figure) -> Figure:
 def key_among_decoys(evidence: Evidence) -> Figure:
     """Histogram of the decoys' green rates, the exact null curve, and our key."""
     edges, counts, expected = _histogram(evidence)
-    places = decimals(evidence.gamma, evidence.cells)
+    places = places_of(evidence)
     canvas = canvas_of(_UNDER_LEGEND)
     for axes in _around_key(canvas, evidence, edges):
-        _draw_histogram(axes, 100 * edges / evidence.cells, counts, expected, len(evidence.decoys.totals))
+        _draw_histogram(
+            axes, 100 * share_of(evidence, edges, evidence.cells), counts, expected, len(evidence.decoys.totals)
+        )
     _draw_key(canvas, evidence, percent(evidence.green_rate, places))
     return Figure(
         name="decoys",
         title="Our key among keys that marked nothing",
         svg=svg(canvas, "decoys"),
         caption=_decoys_caption(evidence),
-        columns=("green tokens", "green rate", "decoy keys", "expected by chance"),
+        columns=(
+            "green tokens" if evidence.levels is None else "total score",
+            terms(evidence).rate,
+            "decoy keys",
+            "expected by chance",
+        ),
         rows=[
             (
                 f"{math.ceil(a):,} to {math.floor(b):,}",
-                f"{percent(math.ceil(a) / evidence.cells, places + 1)}",
+                f"{percent(share_of(evidence, math.ceil(a), evidence.cells), places + 1)}",
                 f"{count:,}",
                 f"{mean:.1f}",
             )
@@ -119,7 +129,7 @@ def evidence_against_text(evidence: Evidence) -> Figure:
         title="Evidence against amount of text",
         svg=svg(canvas, "curve"),
         caption=_curve_caption(evidence),
-        columns=("answers", "tokens", "cells", "green", "p"),
+        columns=("answers", "tokens", "cells", terms(evidence).counted, "p"),
         rows=[
             (f"{s.documents:,}", f"{s.tokens:,}", f"{s.cells:,}", f"{s.green:,}", pvalue(s.log10_p))
             for s in evidence.curve
@@ -130,16 +140,17 @@ def evidence_against_text(evidence: Evidence) -> Figure:
 def rate_by_document(evidence: Evidence) -> Figure:
     """Green rate of each answer with its 95 % interval, beside chance and all answers together."""
     listed = [d for d in evidence.documents if d.cells]
-    places = decimals(evidence.gamma, evidence.cells)
+    places = places_of(evidence)
     canvas = canvas_of(BESIDE_LABELS)
     axes = canvas.add_subplot()
-    _draw_documents(axes, listed)
+    intervals = _intervals(evidence, listed)
+    _draw_documents(axes, [100 * share_of(evidence, d.green, d.cells) for d in listed], intervals)
     axes.axhline(100 * evidence.gamma, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
     axes.axhline(100 * evidence.green_rate, color=BLUE, linewidth=1.6)
     axes.set_xlim(0, len(listed) + 1)
     axes.set_ylim(bottom=0)
     whole_numbers(axes)
-    labelled(axes, "answer, numbered as in the table below", "green rate, %")
+    labelled(axes, "answer, numbered as in the table below", f"{terms(evidence).rate}, %")
     pooled = 100 * evidence.green_rate
     margin_labels(
         axes,
@@ -150,23 +161,26 @@ def rate_by_document(evidence: Evidence) -> Figure:
     )
     return Figure(
         name="documents",
-        title="Green rate of single answers",
+        title=f"{terms(evidence).rate.capitalize()} of single answers",
         svg=svg(canvas, "documents"),
         caption=_documents_caption(evidence, listed),
-        columns=("no.", "answer", "tokens", "cells", "green", "green rate", "95 % interval"),
-        rows=[_document_row(number, d) for number, d in enumerate(listed, 1)],
+        columns=("no.", "answer", "tokens", "cells", terms(evidence).counted, terms(evidence).rate, "95 % interval"),
+        rows=[
+            _document_row(number, d, share_of(evidence, d.green, d.cells), interval)
+            for number, (d, interval) in enumerate(zip(listed, intervals), 1)
+        ],
     )
 
 
 def _decoys_caption(evidence: Evidence) -> str:
-    places, totals = decimals(evidence.gamma, evidence.cells), evidence.decoys.totals
-    low, high = (percent(total / evidence.cells, places) for total in (min(totals), max(totals)))
+    places, totals = places_of(evidence), evidence.decoys.totals
+    low, high = (percent(share_of(evidence, t, evidence.cells), places) for t in (min(totals), max(totals)))
     side = "above" if evidence.z >= 0 else "below"
     return (
         f"{len(totals):,} decoy keys, which marked nothing, were put to the same {evidence.cells:,} cells; "
-        f"their green rates run from {low} to {high}. Our key’s is {percent(evidence.green_rate, places)}, "
+        f"their {terms(evidence).rate}s run from {low} to {high}. Our key’s is {percent(evidence.green_rate, places)}, "
         f"{abs(evidence.z):.1f} standard deviations {side} chance. The curve is the exact law of a key that "
-        f"had no part in the text (binomial, gamma = {evidence.gamma:g})."
+        f"had no part in the text ({terms(evidence).curve.format(gamma=evidence.gamma)})."
     )
 
 
@@ -180,11 +194,11 @@ def _curve_caption(evidence: Evidence) -> str:
 
 
 def _documents_caption(evidence: Evidence, listed: list[Document]) -> str:
-    places = decimals(evidence.gamma, evidence.cells)
-    higher = sum(d.green / d.cells > evidence.gamma for d in listed)
+    places = places_of(evidence)
+    higher = sum(share_of(evidence, d.green, d.cells) > evidence.gamma for d in listed)
     return (
         f"{len(listed)} of {evidence.documents_read:,} answers, evenly spaced in reading order, each with "
-        f"its 95{NARROW}% interval (Clopper and Pearson). {higher} of them lie above chance, "
+        f"its 95{NARROW}% interval ({terms(evidence).interval}). {higher} of them lie above chance, "
         f"{percent(evidence.gamma, places)} (dashed); all answers together give "
         f"{percent(evidence.green_rate, places)} (solid). One answer is seldom enough to tell; the test is "
         "on all of them together."
@@ -193,22 +207,37 @@ def _documents_caption(evidence: Evidence, listed: list[Document]) -> str:
 
 def _histogram(evidence: Evidence) -> tuple[Any, list[int], list[float]]:
     """(edges at half counts, decoys in each bin, exact expectation of each bin)."""
-    from scipy.stats import binom
-
-    n, gamma, totals = evidence.cells, evidence.gamma, np.asarray(evidence.decoys.totals)
-    deviation = math.sqrt(n * gamma * (1 - gamma))
-    low = min(int(totals.min()), math.floor(n * gamma - 3.5 * deviation))
-    high = max(int(totals.max()), math.ceil(n * gamma + 3.5 * deviation))
+    n, law, totals = evidence.cells, evidence.law, np.asarray(evidence.decoys.totals)
+    mean, deviation = n * law.mean, math.sqrt(n * law.variance)
+    low = min(int(totals.min()), math.floor(mean - 3.5 * deviation))
+    high = max(int(totals.max()), math.ceil(mean + 3.5 * deviation))
     width = max(1, math.ceil((high - low + 1) / 27))
     edges = np.arange(low, high + width + 1, width) - 0.5
     counts = np.histogram(totals, edges)[0]
-    expected = len(totals) * np.diff(binom.cdf(edges, n, gamma))
+    expected = len(totals) * np.diff(_below(evidence, edges))
     return edges, [int(c) for c in counts], [float(e) for e in expected]
+
+
+def _below(evidence: Evidence, edges: Any) -> Any:
+    """The chance of a total under each edge, which lies between whole numbers."""
+    n, law = evidence.cells, evidence.law
+    if isinstance(law, Levels):
+        sums, totals = LevelSum.of(n, law), np.ceil(edges).astype(np.int64)
+        return 1 - 10 ** upper_tails(sums, np.clip(totals, sums.lowest, sums.highest))
+    from scipy.stats import binom
+
+    return binom.cdf(edges, n, law.p)
+
+
+def _intervals(evidence: Evidence, listed: list[Document]) -> list[tuple[float, float]]:
+    """The 95 % interval of each answer's rate; the same counts have the same."""
+    known = {(d.green, d.cells): interval_of(evidence.law, d.green, d.cells) for d in listed}
+    return [known[d.green, d.cells] for d in listed]
 
 
 def _around_key(canvas: Any, evidence: Evidence, edges: Any) -> list[Any]:
     """One axis for decoys and key; or, if the key is far off, the decoys' axis and a stub for the key."""
-    low, high = 100 * float(edges[0]) / evidence.cells, 100 * float(edges[-1]) / evidence.cells
+    low, high = (100 * share_of(evidence, float(edge), evidence.cells) for edge in (edges[0], edges[-1]))
     key = 100 * evidence.green_rate
     margin = 0.04 * (max(high, key) - min(low, key))
     if abs(evidence.z) <= FAR:
@@ -277,7 +306,7 @@ def _draw_key(canvas: Any, evidence: Evidence, rate: str) -> None:
         color=ORANGE,
         weight="bold",
     )
-    labelled(main, "green rate, %" + (" (axis broken)" if len(panels) > 1 else ""), "")
+    labelled(main, f"{terms(evidence).rate}, %" + (" (axis broken)" if len(panels) > 1 else ""), "")
     panels[0].set_ylabel("decoy keys")
     for panel in panels:
         sober(panel)
@@ -300,23 +329,20 @@ def _label_left_of(key: float, limits: tuple[float, float], *, above: bool, alon
     return share > 0.75 or (share > 0.25 and not above)
 
 
-def _draw_documents(axes: Any, listed: list[Document]) -> None:
-    numbers = list(range(1, len(listed) + 1))
-    rates = [100 * d.green / d.cells for d in listed]
-    for number, document in zip(numbers, listed):
-        low, high = binomial_interval(document.green, document.cells)
+def _draw_documents(axes: Any, rates: list[float], intervals: list[tuple[float, float]]) -> None:
+    numbers = list(range(1, len(rates) + 1))
+    for number, (low, high) in zip(numbers, intervals):
         axes.vlines(number, 100 * low, 100 * high, color=PALE, linewidth=2.2)
     axes.plot(numbers, rates, linestyle="none", marker="o", markersize=3.4, color=GREY)
 
 
-def _document_row(number: int, document: Document) -> tuple[str, ...]:
-    interval = binomial_interval(document.green, document.cells)
+def _document_row(number: int, document: Document, rate: float, interval: tuple[float, float]) -> tuple[str, ...]:
     return (
         str(number),
         document.id,
         f"{document.tokens:,}",
         f"{document.cells:,}",
         f"{document.green:,}",
-        percent(document.green / document.cells),
+        percent(rate),
         span(interval),
     )

@@ -68,7 +68,8 @@ def page(evidence: Evidence | ScoreEvidence) -> str:
         style_hash=hash_of(style),
         summary=summary(evidence),
         figures=figures(evidence),
-        sheets=[sheet(document) for document in evidence.shown],
+        sheets=[sheet(document, above=evidence.law.mean if evidence.levels else 0) for document in evidence.shown],
+        graded=evidence.levels is not None,
         banner=banner(evidence),
         results=results(evidence),
         tables=tables(evidence),
@@ -87,20 +88,20 @@ def page(evidence: Evidence | ScoreEvidence) -> str:
     return text
 
 
-def sheet(document: ShownDocument) -> Sheet:
-    """The heat map of one answer's first tokens."""
+def sheet(document: ShownDocument, *, above: float = 0) -> Sheet:
+    """The heat map of one answer's first tokens; green are those whose score lies above `above`."""
     begun = document.tokens[:SHOWN_TOKENS]
     scores = [token.score for token in begun if token.score is not None]
     return Sheet(
         id=document.id,
-        tiles=[_tile(token) for token in begun],
-        green=sum(scores),
+        tiles=[_tile(token, above) for token in begun],
+        green=sum(score > above for score in scores),
         scored=len(scores),
         left_out=len(document.tokens) - len(begun),
     )
 
 
-def _tile(token: ShownToken) -> Tile:
-    kind = "unscored" if token.score is None else "green" if token.score else "red"
+def _tile(token: ShownToken, above: float) -> Tile:
+    kind = "unscored" if token.score is None else "green" if token.score > above else "red"
     piece = token.piece if len(token.piece) <= _LONGEST_PIECE else token.piece[:_LONGEST_PIECE] + "…"
     return Tile(kind, piece.replace("\n", "↵\n") or "∅")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from watermark.report import numbers, weighted
+from watermark.report.terms import places_of, terms
 from watermark.report.words import above
 
 if TYPE_CHECKING:
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
 Row = tuple[str, str, str]
 _ALTERNATIVES = {
-    "greater": "alternative “greater”: more green tokens than chance",
-    "less": "alternative “less”: fewer green tokens than chance",
-    "two-sided": "alternative “two-sided”: more or fewer green tokens than chance",
+    "greater": "alternative “greater”: {more} than chance",
+    "less": "alternative “less”: {less} than chance",
+    "two-sided": "alternative “two-sided”: {more} or {less} than chance",
 }
 
 
@@ -93,17 +94,17 @@ def statistics(evidence: Evidence) -> Table:
 
 def votes(evidence: Evidence) -> list[Row]:
     """The one-vote count and what follows from it."""
-    places = numbers.decimals(evidence.gamma, evidence.cells)
+    places, named, law = places_of(evidence), terms(evidence), evidence.law
     decoys = len(evidence.decoys.totals)
     counted = evidence.curve[-1].log10_p
     return [
         ("Distinct cells scored, n", f"{evidence.cells:,}", "(window, token) pairs, each counted once"),
-        ("Green cells", f"{evidence.green:,}", f"expected by chance: {evidence.cells * evidence.gamma:,.0f}"),
-        ("Chance, gamma", numbers.percent(evidence.gamma, places), "share of cells that any key makes green"),
+        (named.total, f"{evidence.green:,}", f"expected by chance: {evidence.cells * law.mean:,.0f}"),
+        _chance(evidence, places),
         (
-            "Green rate",
+            named.rate.capitalize(),
             numbers.percent(evidence.green_rate, places),
-            f"95 % interval {numbers.span(evidence.green_rate_interval, places)} (Clopper and Pearson)",
+            f"95 % interval {numbers.span(evidence.green_rate_interval, places)} ({named.interval})",
         ),
         (
             "z",
@@ -123,6 +124,13 @@ def votes(evidence: Evidence) -> list[Row]:
             f"{above(evidence)}; the least that {decoys:,} decoys can give is {numbers.pvalue_of(1 / (decoys + 1))}",
         ),
     ]
+
+
+def _chance(evidence: Evidence, places: int) -> Row:
+    value = numbers.percent(evidence.gamma, places)
+    if evidence.levels is None:
+        return ("Chance, gamma", value, "share of cells that any key makes green")
+    return ("Chance", value, f"mean score under any other key, of the highest, {evidence.law.highest}")
 
 
 def _together(evidence: Evidence) -> list[Row]:
@@ -169,19 +177,21 @@ def _process(evidence: Evidence) -> list[Row]:
 
 
 def _level(evidence: Evidence) -> list[Row]:
-    rows = [("Level, alpha", f"{evidence.alpha:g}", _ALTERNATIVES.get(evidence.alternative, evidence.alternative))]
+    named = terms(evidence)
+    side = _ALTERNATIVES.get(evidence.alternative, evidence.alternative).format(more=named.more, less=named.less)
+    rows = [("Level, alpha", f"{evidence.alpha:g}", side)]
     found_with = f"Found with probability {numbers.percent(evidence.power, 0)}"
     if evidence.weighted is not None:
         z = f"z = {weighted.needed_z(evidence):.1f}"
         meaning = "expected z of one statistic that a test of this level would have found; normal approximation"
         return [*rows, (found_with, z, meaning)]
     reach = evidence.detectable_rate
-    places = numbers.decimals(evidence.gamma, evidence.cells)
+    places = places_of(evidence)
     return [
         *rows,
         (
             found_with,
             "none" if reach is None else numbers.percent(reach, places),
-            "the green rate that an upper-tail test of this size and level would have found",
+            f"the {named.rate} that an upper-tail test of this size and level would have found",
         ),
     ]

@@ -144,7 +144,7 @@ def _scores(evidence: Evidence) -> dict[str, float]:
 
 def _decoy_spread(evidence: Evidence) -> dict[str, tuple[float, float]]:
     """The least and the greatest z among decoys, by statistic."""
-    mean, sd = evidence.cells * evidence.gamma, math.sqrt(evidence.cells * evidence.gamma * (1 - evidence.gamma))
+    mean, sd = evidence.cells * evidence.law.mean, math.sqrt(evidence.cells * evidence.law.variance)
     found = {VOTES: _extremes(evidence.decoys.totals, mean, sd)}
     for s in evidence.weighted.statistics if evidence.weighted else ():
         assert evidence.weighted is not None

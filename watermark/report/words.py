@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from watermark.detect import INCONCLUSIVE_LIFT
+from watermark.detect import lift_of, reach_of
 from watermark.report import weighted
-from watermark.report.numbers import NARROW, decimals, odds, percent, pvalue, span, two_digits
+from watermark.report.numbers import NARROW, odds, percent, pvalue, span, two_digits
 from watermark.report.planned import aimed, banner
-from watermark.stats.laws import detectable_rate
+from watermark.report.terms import GREEN, places_of, terms
 
 if TYPE_CHECKING:
     from watermark.evidence import Evidence
@@ -40,8 +40,7 @@ LIMITS = (
     "outside this page.",
     "Alpha is to be chosen before looking. Whoever tests many suspects, many keys or the same suspect again "
     "and again must correct for it, and say how often they looked.",
-    "The green rate measures how strongly the outputs lean towards the key's green tokens. It is not the "
-    "share of the training data that was ours.",
+    GREEN.limit,
     "Absence of evidence is not evidence of absence: rewriting, filtering or heavy mixing with other text "
     "weakens the mark until no test of this size can find it.",
 )
@@ -90,12 +89,14 @@ def above(evidence: Evidence) -> str:
 
 def limits(evidence: Evidence) -> tuple[str, ...]:
     """All that the page does not show."""
-    return LIMITS if weighted.decided_by(evidence) == "votes" else (*LIMITS, *weighted.LIMITS)
+    said = tuple(terms(evidence).limit if limit == GREEN.limit else limit for limit in LIMITS)
+    return said if weighted.decided_by(evidence) == "votes" else (*said, *weighted.LIMITS)
 
 
 def notes(evidence: Evidence) -> list[str]:
     """The evidence's own notes, and what was read or not that a reader should know."""
-    return [*evidence.notes, *weighted.notes(evidence)]
+    scored = terms(evidence).note.format(highest=evidence.law.highest)
+    return [*evidence.notes, *([scored] if scored else []), *weighted.notes(evidence)]
 
 
 def _headline(evidence: Evidence) -> str:
@@ -111,8 +112,15 @@ def _headline(evidence: Evidence) -> str:
 
 
 def _found(evidence: Evidence) -> str:
-    places = decimals(evidence.gamma, evidence.cells)
+    places = places_of(evidence)
     rate, chance = percent(evidence.green_rate, places), percent(evidence.gamma, places)
+    if evidence.levels is not None:
+        return (
+            f"Our key gives each token a score from 0 to {evidence.law.highest}, high where it favours the token. The "
+            f"{evidence.cells:,} scored tokens reach {rate} of the highest score on average (95{NARROW}% interval "
+            f"{span(evidence.green_rate_interval, places)}); chance gives {chance}. Put to the same text, "
+            f"{above(evidence)}."
+        )
     return (
         f"{rate} of the {evidence.cells:,} scored tokens are ones our key favours, called green (95{NARROW}% interval "
         f"{span(evidence.green_rate_interval, places)}); chance gives {chance}. Put to the same text, "
@@ -133,11 +141,11 @@ def _sure(evidence: Evidence) -> str:
 
 def _power(evidence: Evidence) -> str:
     if evidence.detectable_rate is None:
-        return "With this little text, even a green rate of 100 % would not have been found."
-    places = decimals(evidence.gamma, evidence.cells)
+        return f"With this little text, even a {terms(evidence).rate} of 100 % would not have been found."
+    places = places_of(evidence)
     one_sided = "" if evidence.alternative == "greater" else " (computed for the upper-tail test at the same level)"
     return (
-        f"A green rate above {percent(evidence.detectable_rate, places)} would have been found with "
+        f"A {terms(evidence).rate} above {percent(evidence.detectable_rate, places)} would have been found with "
         f"probability {percent(evidence.power, 0)}{one_sided}; a weaker trace could have been missed."
     )
 
@@ -145,12 +153,12 @@ def _power(evidence: Evidence) -> str:
 def _next_step(evidence: Evidence) -> str:
     needed = cells_needed(evidence)
     tokens = two_digits(needed * evidence.tokens_read / evidence.cells)
-    rate, power = percent(evidence.gamma + INCONCLUSIVE_LIFT), percent(evidence.power, 0)
+    rate, power = percent(evidence.gamma + lift_of(evidence.law)), percent(evidence.power, 0)
     begun = "Read the suspect over more text" if evidence.access == "logits" else "Collect more of the suspect's text"
     text = (
         f"{begun}: about {two_digits(needed):,} scored tokens in all (some "
-        f"{tokens:,} tokens of {weighted.texts(evidence)}, {evidence.tokens_read:,} were read) let a green rate of "
-        f"{rate} be found with probability {power}. "
+        f"{tokens:,} tokens of {weighted.texts(evidence)}, {evidence.tokens_read:,} were read) let a "
+        f"{terms(evidence).rate} of {rate} be found with probability {power}. "
     )
     if weighted.decided_by(evidence) == "e-process":
         return text + "The e-process goes on where it stands: that one looked before does it no harm."
@@ -168,8 +176,8 @@ def cells_needed(evidence: Evidence) -> int:
 
 
 def _conclusive(evidence: Evidence, cells: int) -> bool:
-    reach = detectable_rate(cells, evidence.gamma, alpha=evidence.alpha, power=evidence.power)
-    return reach is not None and reach <= evidence.gamma + INCONCLUSIVE_LIFT
+    reach = reach_of(evidence.law, cells, evidence.level)
+    return reach is not None and reach <= evidence.gamma + lift_of(evidence.law)
 
 
 def _does_not_show(evidence: Evidence) -> tuple[str, ...]:

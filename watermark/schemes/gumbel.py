@@ -1,7 +1,7 @@
 """Gumbel: the next token is argmax of log p - log(-log u) over keyed uniforms u, so that the text stays as likely.
 
 Aaronson 2022 (the scheme, and the score -ln(1 - u) of a token); under another key the score is exponential and a sum
-of n of them Gamma(n) (Fernandez et al. 2023, arXiv 2308.00113, section 3.2). Here scores are rounded to quarters of a
+of n of them Gamma(n) (Fernandez et al. 2023, arXiv 2308.00113). Here scores are rounded to quarters of a
 nat, and the sum's law on that lattice is exact; every bit of the 256-bit key and every id of the window counts.
 """
 

@@ -2,7 +2,7 @@
 
 Such a tilt replaces a row's distribution by one that the key chose, so that averaged over keys the text is as likely
 as without a mark. That holds once: a window that comes again in the same answer would be answered alike each time, and
-so it is left alone there (`once`; Hu et al. 2023, arXiv 2310.10669, section 4.2). The keyed choice stands in for the
+so it is left alone there (`once`; Hu et al. 2023, arXiv 2310.10669). The keyed choice stands in for the
 sampler, and so greedy and beam search cannot carry it.
 """
 
