@@ -346,4 +346,4 @@ def test_chat_prompt_is_joined_turn_by_turn(tmp_path):
 def test_ids_win_over_text_and_missing_names_are_counted(tmp_path):
     path = tmp_path / "o.jsonl"
     path.write_bytes(_lines([{"text": "a", "token_ids": [1]}, {"text": "b"}]))
-    assert list(Outputs(path)) == [Output("0", token_ids=(1,)), Output("1", text="b")]
+    assert list(Outputs(path)) == [Output("0", text="a", token_ids=(1,)), Output("1", text="b")]

@@ -12,14 +12,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from watermark.errors import TooFewObservations
+from watermark.detect import detect
+from watermark.errors import ProfileMismatch, TooFewObservations
 from watermark.keys import decoy_keys
 from watermark.mark import Watermark
 from watermark.observe import observe
-from watermark.observe.restored import Turn, loose, restored, turns
+from watermark.observe.restored import RECIPE, Turn, loose, restored, turns
 from watermark.observe.rows import LONGER
 from watermark.outputs import Output
 from watermark.schemes import GreenList
+from watermark.tokenizer import Tokenizer
 
 Change = Callable[[str], str]
 
@@ -203,20 +205,63 @@ def test_token_ids_are_read_as_they_are(texts, tokenizer, mark):
     assert seen.tokens.tolist() == [len(row) for row in ids]
 
 
-# The mark is found again.
-
-
-def _z(outputs: list[Output], mark: Watermark, tokenizer) -> float:
-    seen = observe(outputs, mark, tokenizer=tokenizer)
-    law, n = mark.scheme.null, len(seen)
-    return (int(mark.score(seen.windows, seen.choices).sum()) - n * law.mean) / math.sqrt(n * law.variance)
-
-
 @pytest.fixture(scope="module")
 def said(served, tokenizer) -> tuple[Watermark, list[str]]:
     """Marked answers as text, under a fixed key."""
     case = served[1]
     return case.mark, tokenizer.texts(case.ids.tolist())
+
+
+# Ids beside a text, and what the evidence says.
+
+
+def _both(texts: dict[str, str], tokenizer: Tokenizer, shift: int) -> list[Output]:
+    told = _told(texts, "english", 0)
+    ids = [tuple((i + shift) % 2_000 for i in row) for row in tokenizer.encode(told)]
+    return [Output(str(n), text=text, token_ids=row) for n, (text, row) in enumerate(zip(told, ids, strict=True))]
+
+
+def test_ids_of_another_tokenizer_are_refused_by_the_text_beside_them(texts, tokenizer, mark):
+    with pytest.raises(ProfileMismatch, match="do not spell the text that came with them") as caught:
+        observe(_both(texts, tokenizer, 700), mark, tokenizer=tokenizer)
+    assert "another tokenizer made them" in str(caught.value)
+    assert "leave the ids out" in str(caught.value.hint)
+
+
+def test_ids_are_read_and_not_the_text_beside_them(texts, tokenizer, mark):
+    both = _both(texts, tokenizer, 0)
+    alone = [Output(o.id, token_ids=o.token_ids) for o in both]
+    changed = [Output(o.id, token_ids=o.token_ids, text=html.escape(o.text or "")) for o in both]
+    digests = {observe(outputs, mark, tokenizer=tokenizer).digest for outputs in (both, alone, changed)}
+    assert len(digests) == 1
+
+
+def test_evidence_says_what_was_undone_and_how_the_text_was_read(texts, tokenizer, mark):
+    told = [html.escape(_quoted(t)).upper() for t in _told(texts, "templated", 0)]
+    found = detect([Output(str(i), text=t) for i, t in enumerate(told)], mark, tokenizer=tokenizer, decoys=99)
+    notes = " ".join(found.notes)
+    assert f"{len(told)} of {len(told)} texts were also or only read with changes undone" in notes
+    assert f"read as greenlist version 1, window 2, gamma 0.25, tokenizer {tokenizer.digest[:12]}…" in notes
+    assert "wmark profile import" in notes
+    assert found.software["readings"] == RECIPE
+    plain = detect([Output(str(i), token_ids=tuple(t)) for i, t in enumerate(tokenizer.encode(told))], mark, decoys=99)
+    assert "changes undone" not in " ".join(plain.notes)
+
+
+def test_evidence_that_found_the_mark_asks_nobody_to_compare_settings(said, tokenizer):
+    mark, told = said
+    found = detect([Output("", text=text) for text in told], mark, tokenizer=tokenizer, decoys=99)
+    assert found.verdict == "evidence found"
+    assert "profile import" not in " ".join(found.notes)
+
+
+# The mark is found again.
+
+
+def _z(outputs: list[Output], mark: Watermark, tokenizer: Tokenizer) -> float:
+    seen = observe(outputs, mark, tokenizer=tokenizer)
+    law, n = mark.scheme.null, len(seen)
+    return (int(mark.score(seen.windows, seen.choices).sum()) - n * law.mean) / math.sqrt(n * law.variance)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +318,7 @@ def test_changed_innocent_text_keeps_the_level(changed_innocents, holds_level):
     assert rate > 0.03, "the tests should spend their level"
 
 
-def _log10_p(outputs: list[Output], mark: Watermark, tokenizer) -> float:
+def _log10_p(outputs: list[Output], mark: Watermark, tokenizer: Tokenizer) -> float:
     try:
         seen = observe(outputs, mark, tokenizer=tokenizer)
     except TooFewObservations:

@@ -35,6 +35,7 @@ from watermark.observe import (
     served_windows,
     text_stages,
 )
+from watermark.observe.restored import RECIPE as READINGS
 from watermark.observe.text import VOTES
 from watermark.outputs import Output, Outputs
 from watermark.plan import Held, Plan, read_plan
@@ -253,7 +254,8 @@ def judge(
         inputs=inputs,
         options=options,
         notes=_notes(seen, access, options["ledger"], tokenizer is not None, mark.accounts is not None)
-        + list(getattr(mark.scheme, "remarks", ())),
+        + list(getattr(mark.scheme, "remarks", ()))
+        + ([_expected(mark)] if access == "text" and log10_p > math.log10(alpha) else []),
         software=_software(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         levels=levels_of(law),
@@ -517,13 +519,40 @@ def _notes(seen: Observations, access: str, filtered: bool, readable: bool, shar
             "The texts were put before the model. A window that stood earlier in the same text, or in its prompt, was "
             "left out, so that copying from the text raises no alarm; exactness is proved for texts without our mark."
         )
+    if seen.restored:
+        notes.append(
+            f"{seen.restored} of {len(seen.names)} texts were also or only read with changes undone (escapes, line "
+            "ends, quotation marks, wrapping, case): by the text alone, the same for every suspect, each cell once."
+        )
+    if seen.templated:
+        notes.append(
+            f"{seen.templated} of {len(seen.names)} texts came inside a chat's template: the assistant's turns were "
+            "read, the other turns were taken as their prompts."
+        )
     if access == "text" and seen.tokens.sum() > 4 * len(seen):
         notes.append("Under a quarter of the tokens became distinct cells: the outputs repeat themselves a great deal.")
     return notes
 
 
+def settings(mark: Watermark) -> str:
+    """What text is read as, in words: recipe, window, gamma, tokenizer and width. The commonest reason why text that
+    carries a mark shows none is that one of them is another (text-generation-inference, issue 2474)."""
+    scheme, bound = mark.scheme, mark.binding
+    recipe = getattr(scheme, "recipe", f"{scheme.name} version {scheme.version}")
+    vocabulary = f"tokenizer {bound.digest[:12]}…, {bound.logits_width} logits" if bound else "no tokenizer bound"
+    return f"{recipe}, window {scheme.window}, gamma {scheme.null.mean:.4g}, {vocabulary}"
+
+
+def _expected(mark: Watermark) -> str:
+    return (
+        f"The text was read as {settings(mark)}. If it is known to carry the mark and shows none, one of these is not "
+        "what it was served under: hold the engine's own configuration to the published profile with `wmark profile "
+        "import … --against PROFILE`, which names each difference."
+    )
+
+
 def _software() -> dict[str, str]:
-    found = {"python": platform.python_version(), "prf": prf.RECIPE, "prf backend": prf.backend()}
+    found = {"python": platform.python_version(), "prf": prf.RECIPE, "prf backend": prf.backend(), "readings": READINGS}
     for name in ("wmark", "numpy", "scipy", "tokenizers"):
         try:
             found[name] = version(name)

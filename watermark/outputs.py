@@ -25,7 +25,8 @@ _ZSTD, _GZIP, _PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
 
 @dataclass(frozen=True)
 class Output:
-    """One answer of the suspect. Either `text` or `token_ids` is given; `prompt` as it was asked, if known.
+    """One answer of the suspect. Given are `token_ids`, which are then what is read, or `text`, or both; `prompt` as it
+    was asked, if known.
 
     messages: the prompt's turns where it was a chat. logprobs: one entry for each token, if they were offered.
     """
@@ -123,7 +124,7 @@ class Outputs:
         _check_characters(text or "", where, "text")
         return Output(
             id=str(index if record.get("id") is None else record["id"]),
-            text=text if ids is None else None,
+            text=text,
             token_ids=None if ids is None else _ids(ids, where, "token_ids"),
             prompt=_prompt(record.get("prompt"), where),
             prompt_token_ids=_ids(record["prompt_token_ids"], where, "prompt_token_ids")

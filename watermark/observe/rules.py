@@ -45,6 +45,7 @@ REPEATED = "cell counted before"
 OTHER_KEY = "window of another key"
 KEYLESS = "window that no key changes"
 EARLIER = "window earlier in the same answer"
+_LOOKED_AT, _SPELT = 4, 256  # answers and ids that are spelt to see whether they are the text's
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,19 @@ class Rules:
                 hint="were these token ids made by another tokenizer? pass text instead",
             )
 
+    def check_spelling(self, batch: Sequence[Output]) -> None:
+        """Raises ProfileMismatch if none of the token ids that came with their text spells it: another tokenizer's."""
+        both = [(o.token_ids[:_SPELT], o.text) for o in batch if o.token_ids and o.text][:_LOOKED_AT]
+        if self.tokenizer is None or not both:
+            return
+        spelt = self.tokenizer.texts([ids for ids, _ in both])
+        if not any(_alike(said, text) for said, (_, text) in zip(spelt, both, strict=True)):
+            raise ProfileMismatch(
+                f"the token ids do not spell the text that came with them: {spelt[0][:40]!r} where the text begins "
+                f"{both[0][1][:40]!r}; another tokenizer made them, and scores would be chance",
+                hint="leave the ids out, so that the text is read, or pass the mark of the model that made them",
+            )
+
     def _skip(self, reason: str, count: int) -> None:
         self.skipped[reason] = self.skipped.get(reason, 0) + count
 
@@ -173,6 +187,12 @@ class Rules:
         texts = [loose(text) for text in texts] if self.loosely else texts
         found[at] = [read[i] in texts[d] for i, d in zip(which.tolist(), documents[at].tolist(), strict=True)]
         return found
+
+
+def _alike(said: str, text: str) -> bool:
+    """Whether most words of the shorter text stand in the other one; true where there are none to compare."""
+    few, many = sorted((set(loose(said).split()), set(loose(text).split())), key=len)
+    return 2 * len(few & many) >= len(few)
 
 
 def require_record(record: Record, mark: Watermark) -> list[int]:

@@ -87,7 +87,8 @@ def observe(
 
     tokenizer: needed where an output is text; it must be the mark's. served: window names from a ledger
     (`served_windows`); only these windows are scored. progress: called with the number of answers read.
-    Raises ProfileMismatch for another tokenizer, TooFewObservations under 50 distinct cells.
+    Raises ProfileMismatch for another tokenizer, or ids that do not spell the text beside them; TooFewObservations
+    under 50 distinct cells.
     """
     if tokenizer is not None:
         mark.check_tokenizer(tokenizer)
@@ -120,6 +121,7 @@ class _Reader:
     def read(self, batch: tuple[Output, ...]) -> None:
         first = len(self.names)
         self.names += [output.id for output in batch]
+        self.rules.check_spelling(batch)
         asked = self.rules.prompt_texts(batch)
         rows = [row for n, output in enumerate(batch) for row in rows_of(n, output, asked[n])]
         kept = list(likely(rows, self.rules.tokenized([row.given for row in rows])))

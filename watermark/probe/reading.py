@@ -299,11 +299,11 @@ def _texts(batch: Sequence[Output], tokenizer: Tokenizer) -> list[NDArray[np.int
 
 
 def _as_text(output: Output, tokenizer: Tokenizer) -> str:
-    if output.text is not None:
-        return output.text
-    if output.token_ids is None:
+    if output.token_ids is not None:
+        return tokenizer.texts([output.token_ids])[0]
+    if output.text is None:
         raise OutputsInvalid(f"answer {output.id!r} has neither text nor token ids")
-    return tokenizer.texts([output.token_ids])[0]
+    return output.text
 
 
 def _starts(tokens: Sequence[bytes | None]) -> NDArray[np.int64]:
