@@ -368,3 +368,16 @@ def _saved(path: Path, outputs: list[Output]) -> None:
         for o in outputs
     ]
     path.write_text("\n".join(lines) + "\n")
+
+
+def test_the_page_lists_every_key_and_holds_its_evidence(found, tmp_path):
+    from watermark.report import render
+
+    render(found, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text("utf-8")
+    for entry in found.keys["each"]:
+        assert f'<th scope="row">{entry["kid"]}</th>' in page
+        assert entry["commitment"] in page
+    assert "together (Bonferroni over exact tails)" in page
+    assert verify(found, page=tmp_path / "r.html")[-1].name == "page"
+    assert "All keys that were tested" not in watermark.report.page.page(dataclasses.replace(found, keys=None))
