@@ -18,6 +18,9 @@ from watermark.errors import WatermarkError
 from watermark.files import canonical_json, readable_json, write_whole
 
 
+_MOST_BYTES = 1 << 30
+
+
 @dataclass(frozen=True)
 class Sealed:
     """A frozen dataclass of JSON values that is kept as a sealed file.
@@ -73,10 +76,12 @@ S = TypeVar("S", bound=Sealed)
 def read_sealed(path: str | Path, format: str, build: Callable[[dict[str, Any]], S], refusal: Refusal) -> S:
     """The object in a sealed file, checked. build, refusal: see `unsealed`. Raises the refusal's error."""
     try:
+        if Path(path).stat().st_size > _MOST_BYTES:
+            raise refusal.error(f"{path} is larger than {_MOST_BYTES >> 20} MiB; it is not {refusal.kind}")
         stored = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise refusal.error(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise refusal.error(f"{path} is not JSON; was it cut short?", hint=refusal.unreadable) from None
     return unsealed(stored, format, build, refusal, name=str(path))
 

@@ -48,7 +48,7 @@ from watermark.bundle.signers import identity_of, load_signer
 from watermark.bundle.standalone import Wrong, lines_of, read_cells, scorable, steps
 from watermark.bundle.statement import before_signing, encoded, envelope, read_envelope, statement
 from watermark.bundle.timestamps import SUFFIX, Stamp, stamp
-from watermark.errors import BundleInvalid, WatermarkError
+from watermark.errors import BundleInvalid, LedgerInvalid, WatermarkError
 from watermark.files import canonical_json, readable_json
 from watermark.probe.log import log_path
 
@@ -61,6 +61,7 @@ FORMAT, HASHES, REDACTION, DETECTIONS = (
     "wmark-redaction/1",
     "wmark-detections/1",
 )
+_SECRETS = (b"wmark-watermark/", b"wmark-score-watermark/", b'"salt"', b'"k":', b"age-encryption.org", b"PRIVATE KEY")
 _TESTS = chain.Kind(DETECTIONS, "record of tests", "test", "test in a record")
 
 
@@ -151,7 +152,7 @@ def sign(case: str | Path, key: str | Path, *, certificate: str | Path | None = 
         (folder / SIGNERS).mkdir(exist_ok=True)
         (folder / f"{SIGNERS}{who.keyid}.pem").write_bytes(who.pem)
         (folder / ENVELOPE).write_bytes(envelope(payload, signatures))
-        _happened(folder, "sign", keyid=who.keyid, sha256=digest_of(folder / ENVELOPE))
+        _happened(folder, "sign", keyid=who.keyid, signer=_sha256(who.pem), sha256=digest_of(folder / ENVELOPE))
     return who.keyid
 
 
@@ -213,6 +214,11 @@ class _Given:
         for path in [*self.files.values(), *controls]:
             if not path.is_file() or path.is_symlink():
                 raise BundleInvalid(f"{path} is no file that could go into a bundle")
+            _refuse_secret(path)
+        for path in self.files.values():
+            if path.name.endswith(".jsonl"):
+                for _ in _lines(path.parent, path.name):  # line by line, before anything is read whole or copied
+                    pass
         self.index: dict[str, Any] = {
             "format": FORMAT,
             "case": found["digest"],
@@ -378,7 +384,10 @@ def _events(given: _Given) -> list[dict[str, Any]]:
     if "log" in given.files:
         from watermark.probe.log import read_log
 
-        header, requests = read_log(given.files["log"])
+        try:
+            header, requests = read_log(given.files["log"])
+        except LedgerInvalid as error:
+            raise BundleInvalid(str(error)) from None
         first, last = (requests[0], requests[-1]) if requests else (header, header)
         events.append(
             {
@@ -581,10 +590,16 @@ def _read_evidence(path: Path) -> dict[str, Any]:
     return found
 
 
+def _refuse_secret(path: Path) -> None:
+    """Raises BundleInvalid for a file that holds a key, before anything is copied."""
+    with path.open("rb") as stream:
+        start = stream.read(1 << 16)
+    if any(sign in start for sign in _SECRETS):
+        raise BundleInvalid(f"{path} holds a secret key; no secret ever goes into a bundle")
+
+
 def _same_profile(path: Path, found: dict[str, Any]) -> None:
     told = _json(path, "the profile")
-    if {"key", "salt"} & set(told):
-        raise BundleInvalid(f"{path} holds the secret key; a bundle takes the public profile alone")
     if told != found["mark"]:
         raise BundleInvalid(
             f"{path} is the profile of kid {told.get('kid')}, the evidence is about kid {found['mark'].get('kid')}: "

@@ -109,8 +109,7 @@ def check_manifests(case: Path) -> str:
     if told not in read(case, "bag-info.txt", 1 << 20):
         raise Wrong("bag-info.txt states another number of files or bytes than there are")
     for name in payload:
-        if sha256_of(case / name) != listed[name]:
-            raise Wrong(f"{name} is not the file in the manifest: its SHA-256 differs; it was changed or swapped")
+        check_file(case, name, listed[name])
     tags = listed_in(case, "tagmanifest-sha256.txt")
     if sorted(tags) != TAGGED:
         raise Wrong("tagmanifest-sha256.txt does not list what it should: " + ", ".join(TAGGED))
@@ -124,6 +123,12 @@ def check_manifests(case: Path) -> str:
     if read(case, "bagit.txt", 1000) != b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n":
         raise Wrong("bagit.txt is not the declaration of a BagIt 1.0 bag in UTF-8")
     return f"{len(payload)} files match manifest-sha256.txt and stand in it, {len(TAGGED)} match tagmanifest-sha256.txt"
+
+
+def check_file(case: Path, name: str, digest: str) -> None:
+    """A file is the one in the manifest."""
+    if sha256_of(case / name) != digest:
+        raise Wrong(f"{name} is not the file in the manifest: its SHA-256 differs; it was changed or swapped")
 
 
 def files_of(case: Path) -> dict[str, int]:
@@ -182,10 +187,9 @@ def check_contents(case: Path, index: dict[str, Any], redaction: dict[str, Any])
         raise Wrong(f"{name} is not in data/case.json; it was slipped in")
     if not redaction:
         return f"the bundle of case {index['case'][:16]}…, {len(named)} files, nothing redacted"
-    if sha256_of(case / "original/manifest-sha256.txt") != listed_in(case / "original", "tagmanifest-sha256.txt").get(
-        "manifest-sha256.txt"
-    ):
-        raise Wrong("original/manifest-sha256.txt is not the one that the original's tag manifest lists")
+    for name, digest in listed_in(case / "original", "tagmanifest-sha256.txt").items():
+        if name not in TAGGED or sha256_of(case / "original" / name) != digest:
+            raise Wrong(f"original/{name} is not the file in original/tagmanifest-sha256.txt; it was changed")
     for name, digest in listed_in(case / "original", "manifest-sha256.txt").items():
         if name in removed:
             continue
@@ -469,16 +473,15 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> 
 def check_detections(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
     """Every test that was made of these answers is told; a confirmatory run has no more keys than its plan."""
     _, tests = chained(case, role(index, "detections"), "wmark-detections/1")
-    keys = {test["commitment"] for test in tests}
-    if evidence["digest"] not in {test["evidence"] for test in tests}:
-        raise Wrong("the record of tests does not hold the test that this evidence tells of")
+    keys = {evidence["mark"]["commitment"], *(test["commitment"] for test in tests)}
+    own = "" if evidence["digest"] in {test["evidence"] for test in tests} else "; this one is not among them"
     plan = evidence.get("plan") or {}
     if plan.get("status") == "confirmatory" and len(keys) > plan["keys"]:
         raise Wrong(
             f"{len(keys)} keys were tried on these answers, the plan allows {plan['keys']}: the evidence tells of one "
             "and does not disclose the others"
         )
-    return f"{len(tests)} tests of these answers were recorded, under {len(keys)} keys"
+    return f"{len(tests)} tests of these answers were recorded, under {len(keys)} keys{own}"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -500,6 +503,12 @@ def check_custody(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -
     last: dict[str, dict[str, Any]] = {}
     for number, event in enumerate(events):
         last[event["event"] + ("+" if redacted is not None and number > redacted else "")] = event
+    for number, event in enumerate(events):
+        if event["event"] == "sign":
+            place = case if redacted is None or number > redacted else before
+            name = f"signers/{event['keyid']}.pem"
+            if sha256_of(place / name) != event["signer"]:
+                raise Wrong(f"{name} is not the key that custody.jsonl tells of; it was changed or swapped")
     if "bundle" not in last or last["bundle"]["tagmanifest"] != sha256_of(before / "tagmanifest-sha256.txt"):
         raise Wrong("custody.jsonl tells of the sealing of another bundle: tagmanifest-sha256.txt differs")
     if redacted is not None and events[redacted]["tagmanifest"] != sha256_of(case / "tagmanifest-sha256.txt"):

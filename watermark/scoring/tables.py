@@ -123,8 +123,10 @@ def truth_of(found: Table, scheme: Direction, *, labels: tuple[str, ...] = ()) -
 def format_of(path: str | Path) -> str | None:
     """The `format` of a JSON file; None if it has none."""
     try:
+        if Path(path).stat().st_size > 1 << 30:
+            return None
         found: Any = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     said = found.get("format") if isinstance(found, dict) else None
     return said if isinstance(said, str) else None
