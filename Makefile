@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint study study-quick study-small study-scores bench clean
+.PHONY: demo test lint study study-quick study-small study-scores study-text bench clean
 
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
@@ -43,6 +43,10 @@ study-scores: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/detector_throughput.py
 	$(BIN)/python benchmarks/tilt_cost.py
+
+study-text: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
+	$(BIN)/python benchmarks/text_changes.py --work study/text
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
