@@ -371,7 +371,8 @@ def _saved(path: Path, outputs: list[Output]) -> None:
 
 
 def test_the_page_lists_every_key_and_holds_its_evidence(found, tmp_path):
-    from watermark.report import render
+    from watermark.report.page import page as rendered
+    from watermark.report.page import render
 
     render(found, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text("utf-8")
@@ -380,4 +381,4 @@ def test_the_page_lists_every_key_and_holds_its_evidence(found, tmp_path):
         assert entry["commitment"] in page
     assert "together (Bonferroni over exact tails)" in page
     assert verify(found, page=tmp_path / "r.html")[-1].name == "page"
-    assert "All keys that were tested" not in watermark.report.page.page(dataclasses.replace(found, keys=None))
+    assert "All keys that were tested" not in rendered(dataclasses.replace(found, keys=None))
