@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint study study-quick study-small study-scores study-text bench clean
+.PHONY: engine-students demo test lint study study-quick study-small study-scores study-text bench conformance clean
 
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
@@ -40,6 +40,9 @@ study-scores: $(READY)
 	$(BIN)/python benchmarks/scores/study.py --work study/scores
 	$(BIN)/python benchmarks/scores/tables.py study/scores
 
+engine-students: $(READY)
+	$(BIN)/python benchmarks/engine_students.py --work engine-students --page docs/results/engine_students.md
+
 bench: $(READY)
 	$(BIN)/python benchmarks/detector_throughput.py
 	$(BIN)/python benchmarks/tilt_cost.py
@@ -47,6 +50,10 @@ bench: $(READY)
 study-text: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
 	$(BIN)/python benchmarks/text_changes.py --work study/text
+
+conformance: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,gguf]'
+	$(BIN)/python benchmarks/conformance/run.py --work conformance
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
