@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: engine-students demo test lint study study-quick study-small study-scores study-text bench conformance clean
+.PHONY: engine-students demo test lint study study-quick study-small study-scores study-text bench conformance engine-levels clean
 
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
@@ -54,6 +54,12 @@ study-text: $(READY)
 conformance: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,gguf]'
 	$(BIN)/python benchmarks/conformance/run.py --work conformance
+
+engine-levels: $(READY)
+	mkdir -p build
+	$(BIN)/python benchmarks/engine_levels.py --rows build/engine-levels.jsonl
+	cp docs/results/engine_levels.md build/engine-levels.md
+	$(BIN)/python benchmarks/engine_levels.py --rows build/engine-levels.jsonl --page build/engine-levels.md
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,137 +1,52 @@
 """Tokens read per CPU-second: our reading of an engine's mark beside the engine's own detector, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/engine_throughput.py
-    OMP_NUM_THREADS=1 python benchmarks/engine_throughput.py PEERS [NAME ...]  # PEERS: see engine_vectors_greenlists
+    OMP_NUM_THREADS=1 python benchmarks/engine_throughput.py                    # what is installed: transformers
+    OMP_NUM_THREADS=1 python benchmarks/engine_throughput.py PEERS [NAME ...]   # PEERS: see engine_peers
+    WMARK_NUMBA=0 python benchmarks/engine_throughput.py                        # ours in numpy alone
 
 The text is that of Python's own documentation (pydoc), its words and signs numbered by their ranks, below a vocabulary
-of 128,256; both read the same ids, ours with its once-per-cell rule and its exact p-value, in one process. What is
-printed are ratios; CPU seconds depend on the machine.
+of 128,256; both read the same ids, ours with its once-per-cell rule and its exact p-value, in one process and by turns.
+What counts are the ratios; CPU seconds depend on the machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
+from statistics import median
 from typing import Any
 
 import numpy as np
-from engine_vectors_greenlists import loaded, markllm_module
+from engine_peers import PEERS, hf_kgw, words_of
 
 from watermark import prf
 from watermark.keys import Key
+from watermark.schemes import canonical
 from watermark.schemes.engines import ENGINES
 
 VOCABULARY = 128_256
 LENGTHS = (200, 1_000, 5_000, 20_000)
-NUMBER = 15485863
-Peer = Callable[[list[int]], Any]
+INSTALLED = ("hf-kgw/lefthash", "hf-kgw/selfhash", "hf-synthid/table")
+TIMED = PEERS | {"hf-kgw/lefthash": hf_kgw("lefthash", once=True)}  # n-grams once: what its detector needs least for
 
 
-def hf_lefthash(peers: Path) -> Peer:
-    """transformers' WatermarkDetector, each n-gram once."""
-    import torch
-    from transformers import WatermarkDetector, WatermarkingConfig
-
-    model = SimpleNamespace(vocab_size=VOCABULARY, bos_token_id=-1, is_encoder_decoder=False)
-    detector = WatermarkDetector(model, "cpu", WatermarkingConfig(), ignore_repeated_ngrams=True)
-    return lambda ids: detector(torch.tensor([ids]), return_dict=True)
-
-
-def lm_watermarking(peers: Path) -> Peer:
-    """Its WatermarkDetector's scoring of ids, "simple_1", each n-gram once; its cache is emptied each time."""
-    import torch
-
-    processor = loaded(peers / "lm-watermarking", "extended_watermark_processor")
-    detector = processor.WatermarkDetector(
-        vocab=list(range(VOCABULARY)), seeding_scheme="simple_1", device=torch.device("cpu"), tokenizer=object()
-    )
-
-    def read(ids: list[int]) -> Any:
-        type(detector)._get_ngram_score_cached.cache_clear()
-        return detector._score_sequence(torch.tensor(ids))
-
-    return read
-
-
-def three_bricks(peers: Path) -> Peer:
-    """Its MarylandDetector, each pair once ("v2")."""
-    detector = loaded(peers / "three_bricks", "wm.detector").MarylandDetector
-    tokenizer = SimpleNamespace(vocab_size=VOCABULARY, encode=lambda ids, add_special_tokens: ids)
-    made = detector(tokenizer, seed=NUMBER, gamma=0.5)
-    return lambda ids: made.get_pvalues(made.get_scores_by_t([ids], scoring_method="v2"))
-
-
-def markllm_kgw(peers: Path) -> Peer:
-    """Its score of a sequence, every position."""
-    import torch
-
-    kgw = markllm_module(peers, "kgw.kgw")
-    config = SimpleNamespace(device="cpu", hash_key=NUMBER, vocab_size=VOCABULARY, f_scheme="time", gamma=0.5)
-    config.__dict__.update(prefix_length=1, window_scheme="left")
-    made = kgw.KGWUtils(config)
-    return lambda ids: made.score_sequence(torch.tensor(ids))
-
-
-def markllm_unigram(peers: Path) -> Peer:
-    """Its mask and its score of a sequence, every position."""
-    import torch
-
-    unigram = markllm_module(peers, "unigram.unigram")
-    config = SimpleNamespace(gamma=0.5, vocab_size=VOCABULARY, hash_key=NUMBER)
-    return lambda ids: unigram.UnigramUtils(config).score_sequence(torch.tensor(ids))
-
-
-def owmark(peers: Path) -> Peer:
-    """Its detector, each pair once."""
-    green_red = loaded(peers / "owmark", "owmark.genmark.green_red")
-    config = green_red.GenConfig(key=NUMBER.to_bytes(8, "little") * 4)
-    return lambda ids: green_red.detect(ids, config)
-
-
-def sbw(peers: Path) -> Peer:
-    """Its batched Philox over distinct n-grams, run as it stands, not compiled."""
-    import torch
-
-    batch = loaded(peers / "sbw", "sbw.batch")
-    batch._philox4x32_10_compiled = batch._philox4x32_10
-
-    def read(ids: list[int]) -> Any:
-        ngrams = torch.unique(torch.tensor(ids).unfold(0, 5, 1), dim=0)
-        return (batch.philox_at_positions(NUMBER * ngrams[:, :4].sum(dim=1), ngrams[:, 4]) < 0.25).sum()
-
-    return read
-
-
-PEERS: dict[str, Callable[[Path], Peer]] = {
-    "hf-kgw/lefthash": hf_lefthash,
-    "lm-watermarking": lm_watermarking,
-    "three-bricks/maryland": three_bricks,
-    "markllm/kgw": markllm_kgw,
-    "markllm/unigram": markllm_unigram,
-    "owmark/green-red": owmark,
-    "sbw/lefthash": sbw,
-}
-
-
-def ours(name: str) -> Peer:
+def ours(name: str) -> Callable[[list[int]], float]:
     """Each cell once, scores, and the exact p-value."""
-    kind, words = ENGINES[name], 4 if name.startswith("owmark") else 1
+    kind = ENGINES[name]
     sized = "vocabulary" in {field.name for field in fields(kind)}
-    scheme, key = kind(**{"vocabulary": VOCABULARY} if sized else {}), Key.of_engine([NUMBER] * words)
+    scheme, key = kind(**{"vocabulary": VOCABULARY} if sized else {}), Key.of_engine(words_of(name))
 
     def read(ids: list[int]) -> float:
         given = np.array(ids, dtype=np.uint32)
         windows = np.lib.stride_tricks.sliding_window_view(given, scheme.window)[:-1]
         choices = given[scheme.window :]
-        names = scheme.canonical(windows, choices)[0] if hasattr(scheme, "canonical") else windows
-        _, first = np.unique(prf.cell_ids(names, choices), return_index=True)
+        _, first = np.unique(prf.cell_ids(*canonical(scheme, windows, choices)), return_index=True)
         green = scheme.score(windows[first], choices[first], key)
         return float(scheme.null.log10_pvalue(int(green.sum()), len(green)))
 
@@ -147,31 +62,37 @@ def text(count: int) -> list[int]:
     return [rank[word] for word in words[:count]]
 
 
-def seconds(read: Peer, ids: list[int], *, least: float = 0.2) -> float:
-    """CPU seconds of one reading, the mean over at least 0.2 s of them."""
-    spent, times = 0.0, 0
-    while spent < least:
-        start = time.process_time()
-        read(ids)
-        spent, times = spent + time.process_time() - start, times + 1
-    return spent / times
+def seconds(reads: list[Callable[[list[int]], Any]], ids: list[int], *, least: float = 0.4) -> list[float]:
+    """CPU seconds of one reading by each: the median of as many, taken by turns, as need 0.4 s."""
+    spent: list[list[float]] = [[] for _ in reads]
+    while min(sum(times) for times in spent) < least:
+        for read, times in zip(reads, spent, strict=True):
+            for _ in range(5):
+                if sum(times) < least:
+                    start = time.process_time()
+                    read(ids)
+                    times.append(time.process_time() - start)
+    return [median(times) for times in spent]
 
 
-def main(names: list[str]) -> None:
-    """Names after the folder of the peers' code; without it, what is installed: transformers."""
-    peers, chosen = Path(names[0] if names else "."), names[1:] or (list(PEERS) if names else ["hf-kgw/lefthash"])
-    for name in chosen:
-        mine, theirs = ours(name), PEERS[name](peers)
-        mine(text(200)), theirs(text(50))  # compiled before the clock runs
-        for length in LENGTHS:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peers", nargs="?", type=Path, help="folder of the peers' code; without it, what is installed")
+    parser.add_argument("names", nargs="*", help="recipes; default: all")
+    parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS))
+    given = parser.parse_args()
+    print("| recipe | tokens | ours, per CPU-second | theirs | ratio |\n|---|---|---|---|---|", flush=True)
+    for name in given.names or (list(TIMED) if given.peers else INSTALLED):
+        reads = [ours(name), TIMED[name](given.peers or Path("."), VOCABULARY)]
+        for read in reads:
+            read(text(100))  # compiled before the clock runs
+        for length in given.lengths:
             ids = text(length)
-            fast, slow = seconds(mine, ids), seconds(theirs, ids)
+            fast, slow = seconds(reads, ids)
             print(
-                f"{name}  {len(ids):>6} tokens  ours {length / fast:>10,.0f}/s  theirs {length / slow:>8,.0f}/s  ",
-                end="",
+                f"| {name} | {length:,} | {length / fast:,.0f} | {length / slow:,.0f} | {slow / fast:.3g} |", flush=True
             )
-            print(f"{slow / fast:>6,.0f} x", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
