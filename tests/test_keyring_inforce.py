@@ -16,6 +16,7 @@ from toy import BINDING, LISTED, Text, drifted, openings, read_all, seen_by, tea
 import watermark.report
 from watermark import inforce
 from watermark.access import Found
+from watermark.bundle import note_test, standalone
 from watermark.detect import detect
 from watermark.errors import KeyUnusable, ReportInvalid
 from watermark.evidence import Evidence
@@ -382,3 +383,34 @@ def test_the_page_lists_every_key_and_holds_its_evidence(found, tmp_path):
     assert "together (Bonferroni over exact tails)" in page
     assert verify(found, page=tmp_path / "r.html")[-1].name == "page"
     assert "All keys that were tested" not in rendered(dataclasses.replace(found, keys=None))
+
+
+# ---- what a bundle's own verify.py says of it, which shares no code with us
+
+
+def test_the_bundle_s_verify_py_recomputes_the_pvalue_over_all_keys(keys, marked, innocent, found):
+    for evidence in (found, detect(innocent, keys.revoking("epoch-3")), detect(marked, keys, stopped=True)):
+        assert "all 4 keys of set 0123456789abcdef were tested" in standalone.check_arithmetic(evidence.to_json())
+
+
+def test_the_bundle_s_verify_py_refuses_a_key_left_out_or_a_forged_result(found):
+    entry = found.keys["each"][0]
+    for forged, says in (
+        (_kept(found, 2), "do not lead to the head"),
+        (_kept(found, 0, 1, 2), "do not lead to the head"),
+        (_forged(found, foremost=entry["kid"]), "not the foremost"),
+        (_forged(found, correction="mean of e-values"), "the correction is stated as"),
+        (_forged(found, log10_p=-400.0), "log10 p over all keys"),
+        (_entry(found, 0, totals={VOTES: entry["totals"][VOTES] + 9}), "log10 p of key"),
+    ):
+        with pytest.raises(standalone.Wrong, match=says):
+            standalone.check_arithmetic(forged.to_json())
+
+
+def test_every_key_that_was_tried_on_logged_answers_is_recorded(found, tmp_path):
+    """So that a plan for the one that did best cannot be made afterwards without it showing."""
+    note_test(tmp_path / "a.jsonl", found)
+    note_test(tmp_path / "a.jsonl", dataclasses.replace(found, keys=None))
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl.tests.jsonl").read_text().splitlines()][1:]
+    assert [line["kid"] for line in lines] == [e["kid"] for e in found.keys["each"]] + [found.mark["kid"]]
+    assert [line["seq"] for line in lines] == list(range(5))

@@ -195,14 +195,16 @@ def note_test(answers: Path, evidence: Any) -> None:
         stream.seek(0, os.SEEK_END)
         if not before:
             before = [chain.append(stream, {"format": DETECTIONS})]
-        body = {
-            "time": evidence.created,
-            "kid": evidence.mark["kid"],
-            "commitment": evidence.mark["commitment"],
-            "evidence": evidence.digest,
-            "access": evidence.access,
-        }
-        chain.append(stream, body | {"seq": len(before) - 1, "prev": before[-1]["hash"]})
+        over = getattr(evidence, "keys", None)
+        for key in [evidence.mark] if over is None else over["each"]:
+            body = {
+                "time": evidence.created,
+                "kid": key["kid"],
+                "commitment": key["commitment"],
+                "evidence": evidence.digest,
+                "access": evidence.access,
+            }
+            before.append(chain.append(stream, body | {"seq": len(before) - 1, "prev": before[-1]["hash"]}))
 
 
 class _Given:

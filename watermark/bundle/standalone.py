@@ -277,11 +277,48 @@ def check_arithmetic(evidence: dict[str, Any]) -> str:
             raise Wrong("the e-process is said to decide, but the evidence holds none")
         decided = min(0.0, -evidence["anytime"]["log10_e"])
         said.append("NOT CHECKED: the e-process that decides is as stated, its stages are not in the bundle")
+    if evidence.get("keys"):
+        decided, told = over_keys(evidence)
+        said.append(told)
     if decided is not None:
         near("log10 p", evidence["log10_p"], decided)
     if (evidence["log10_p"] <= math.log10(evidence["alpha"])) != (evidence["verdict"] == "evidence found"):
         raise Wrong(f"the verdict {evidence['verdict']!r} does not follow from log10 p = {evidence['log10_p']}")
     return "; ".join(said) + f"; the verdict “{evidence['verdict']}” follows"
+
+
+def over_keys(evidence: dict[str, Any]) -> tuple[float, str]:
+    """Where every key of a set was tested: the list leads to the head of the set, and its results to log10 p."""
+    keys, stopped = evidence["keys"], bool(evidence["options"].get("stopped"))
+    each = keys["each"]
+    mark = {name: evidence["mark"][name] for name in ("prf", "scheme", "tokenizer")}
+    link = sha256(b"wmark-keys-v1" + canonical([keys["set"], mark]))
+    for key in each:
+        fixed = [link, key["epoch"], key["kid"], key["commitment"], key["created"], key["nbf"]]
+        link = sha256(canonical(fixed))
+    if link != keys["head"] or len({key["kid"] for key in each}) != keys["tested"] or len(each) != keys["tested"]:
+        raise Wrong("the tested keys do not lead to the head of their set: one was left out, added or changed")
+    held = evidence["mark"]
+    mine = next((key for key in each if key["kid"] == held["kid"] == keys["foremost"]), None)
+    if mine is None or (mine["totals"]["votes"], mine["commitment"]) != (evidence["green"], held["commitment"]):
+        raise Wrong("the key that the evidence shows is not the foremost of those that were tested")
+    exact = evidence["weighted"] is None and not stopped
+    if exact:
+        n, gamma, way = evidence["cells"], gamma_of(evidence), evidence["alternative"]
+        for key in each if not evidence.get("levels") else []:
+            near(f"log10 p of key {key['kid']}", key["log10_p"], binomial(key["totals"]["votes"], n, gamma, way))
+        best = min(0.0 if key["revoked"] else key["log10_p"] for key in each)
+        decided, how = min(0.0, best + math.log10(len(each))), "Bonferroni over exact tails"
+    else:
+        shown = evidence["anytime"] if stopped else evidence["weighted"]
+        near(f"log10 E of key {mine['kid']}", mine["log10_e"], shown["log10_e"])
+        live = [key["log10_e"] for key in each if not key["revoked"]]
+        joint = mean_of_evalues(live) + math.log10(len(live) / len(each)) if live else -math.inf
+        decided, how = min(0.0, -joint), "mean of e-values"
+    if keys["correction"] != how:
+        raise Wrong(f"over the keys the correction is stated as {keys['correction']!r}, this test's is {how!r}")
+    near("log10 p over all keys", keys["log10_p"], decided)
+    return decided, f"all {len(each)} keys of set {keys['set']} were tested, {how}: log10 p = {decided:.4f}"
 
 
 def gamma_of(evidence: dict[str, Any]) -> float:
