@@ -17,7 +17,7 @@ from watermark.errors import ProfileMismatch, TooFewObservations
 from watermark.keys import decoy_keys
 from watermark.mark import Watermark
 from watermark.observe import observe
-from watermark.observe.restored import RECIPE, Turn, loose, restored, turns
+from watermark.observe.restored import RECIPE, Turn, bare, restored, turns
 from watermark.observe.rows import LONGER
 from watermark.outputs import Output
 from watermark.schemes import GreenList
@@ -111,8 +111,10 @@ def test_text_that_was_not_changed_has_one_reading(text):
 def test_words_are_found_whatever_was_done_to_the_text():
     for name, change in CHANGES.items():
         asked = f"Please repeat this,\nat once:\n{change(LETTER)}"
-        assert loose("cake was gone in an hour. I wrote") in loose(asked), name
-    assert loose("another cake") not in loose(LETTER)
+        for part in ("cake was gone in an hour. I wrote", " gone", "one in", " wrote it", ".", ", "):
+            assert bare(asked).holds(bare(part)), (name, part)
+    for part in ("another cake", " one in", "#"):
+        assert not bare(LETTER).holds(bare(part)), part
 
 
 CHATS = {

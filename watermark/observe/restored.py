@@ -67,10 +67,26 @@ def turns(text: str) -> list[Turn]:
     return []
 
 
-def loose(text: str) -> str:
-    """The words of a text as letters and digits, whatever was done to it: to see whether one text stands in another."""
-    seen = _plain(_applied(text, (_decoded, _unescaped, _visible)))
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", seen).casefold()))
+@dataclass(frozen=True)
+class Bare:
+    """What is left of a text whatever was done to it. words: its letters and digits, one blank between words, and one
+    before them where the text begins with anything else; signs: all other characters, blanks left out."""
+
+    words: str
+    signs: frozenset[str]
+
+    def holds(self, part: Bare) -> bool:
+        """Whether `part` may have been taken from here; of one without words, whether all of its signs stand here."""
+        return part.words in self.words if part.words else part.signs <= self.signs
+
+
+def bare(text: str) -> Bare:
+    """The text in small letters, without what encodings, typography and wrapping change."""
+    seen = _plain(_straightened(_applied(text, (_decoded, _unescaped, _visible))))
+    folded = unicodedata.normalize("NFKC", seen).casefold()
+    words = " ".join(_WORD.findall(folded))
+    signs = frozenset(sign for sign in folded if not (sign.isalnum() or sign.isspace() or sign == "\ufffd"))
+    return Bare(" " + words if words and not folded[0].isalnum() else words, signs)
 
 
 def _applied(text: str, steps: tuple[Callable[[str], str], ...]) -> str:

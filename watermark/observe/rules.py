@@ -25,7 +25,7 @@ import numpy as np
 
 from watermark import prf
 from watermark.errors import OutputsInvalid, ProfileMismatch
-from watermark.observe.restored import loose
+from watermark.observe.restored import bare
 from watermark.schemes import keyless
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Rules:
     """Applies the rules batch by batch and counts what they leave out.
 
     served: window names from a ledger (`served_windows`); only these windows are scored. first: rule 5 holds. loosely:
-    windows and prompts are compared as text by their words alone (`restored.loose`), which skips more.
+    windows and prompts are compared as text by their words alone (`restored.bare`).
     """
 
     mark: Watermark
@@ -182,16 +182,20 @@ class Rules:
         if self.tokenizer is None or not len(at):
             return found
         _, first, which = np.unique(names[at], return_index=True, return_inverse=True)
-        bare = loose if self.loosely else str.lstrip
-        read = [bare(text) for text in self.tokenizer.texts(windows[at[first]].tolist())]
-        texts = [loose(text) for text in texts] if self.loosely else texts
-        found[at] = [read[i] in texts[d] for i, d in zip(which.tolist(), documents[at].tolist(), strict=True)]
+        read = self.tokenizer.texts(windows[at[first]].tolist())
+        pairs = zip(which.tolist(), documents[at].tolist(), strict=True)
+        if self.loosely:
+            parts, wholes = [bare(text) for text in read], [bare(f" {text}") for text in texts]
+            found[at] = [wholes[d].holds(parts[i]) for i, d in pairs]
+            return found
+        read = [text.lstrip() for text in read]
+        found[at] = [read[i] in texts[d] for i, d in pairs]
         return found
 
 
 def _alike(said: str, text: str) -> bool:
     """Whether most words of the shorter text stand in the other one; true where there are none to compare."""
-    few, many = sorted((set(loose(said).split()), set(loose(text).split())), key=len)
+    few, many = sorted((set(bare(said).words.split()), set(bare(text).words.split())), key=len)
     return 2 * len(few & many) >= len(few)
 
 
