@@ -5,11 +5,12 @@ import pytest
 
 from watermark import Output, Watermark, detect
 from watermark.errors import KeyUnusable, MarkInvalid, SuspectUnusable
-from watermark.keys import Key
+from watermark.keys import Key, decoy_keys
 from watermark.mark import Binding
-from watermark.observe import observe
-from watermark.schemes import canonical, confuses, scheme_from_json, scheme_to_json
+from watermark.observe import Reading, observe, observe_readings
+from watermark.schemes import canonical, confuses, merged, scheme_from_json, scheme_to_json, summable
 from watermark.schemes.engines import ENGINES
+from watermark.watch import Watch
 
 V = 4096
 BOUND = Binding("d" * 64, V, ())
@@ -89,7 +90,8 @@ def test_what_an_engine_confuses_is_one_cell():
 
 
 def test_a_mark_that_confuses_windows_is_read_from_text_alone(tmp_path):
-    name = next(n for n in sorted(ENGINES) if confuses(made(n)))
+    name = next(n for n in sorted(ENGINES) if not summable(made(n)))
+    assert confuses(made(name))
     assert not confuses(made("hf-kgw/lefthash"))
     assert not confuses(made("vllm-gumbel/single"))
     from watermark.access import Request, read
@@ -100,6 +102,57 @@ def test_a_mark_that_confuses_windows_is_read_from_text_alone(tmp_path):
     request = Request([], Watermark(made(name), Key.generate()), Any())
     with pytest.raises(SuspectUnusable, match="from text alone"):
         read(request, "logits", suspect="x", reference=None, controls={}, say=lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ["sglang-gumbel/single", "sglang-gumbel/dual"])
+def test_weights_of_windows_that_score_alike_are_summed(name):
+    """Two windows that SGLang's 32-bit hash takes for one are one window of what is read from a model."""
+    scheme, tokens = made(name), np.arange(V, dtype=np.uint32)
+    windows = np.random.default_rng(5).integers(1, V, (300_000, 4)).astype(np.uint32)
+    _, first, which = np.unique(merged(scheme, windows)[:, -1], return_index=True, return_inverse=True)
+    second = np.flatnonzero(first[which] != np.arange(len(windows)))[0]
+    pair = windows[[first[which[second]], second]]
+    assert summable(scheme)
+    assert not np.array_equal(*pair)
+    mark = Watermark(scheme, next(iter(decoy_keys(b"alike", 1))), BOUND)
+    assert np.array_equal(*(mark.score(np.tile(window, (V, 1)), tokens) for window in pair))
+    both, _ = observe_readings([_reading(n, pair[n % 2], V) for n in range(60)], mark)
+    one, _ = observe_readings([_reading(n, pair[0], V) for n in range(60)], mark)
+    assert np.array_equal(np.unique(both.windows, axis=0), merged(scheme, pair[:1]))
+    assert np.array_equal(both.choices, one.choices)
+    assert np.array_equal(both.weights["difference"], one.weights["difference"])
+
+
+def test_watching_counts_what_an_engine_confuses_once():
+    """sbw knows a window by the sum of its ids: the same sums, in another order, are no news."""
+
+    class Reads:
+        digest = BOUND.digest
+        encode = texts = staticmethod(lambda given: [])
+
+    mark = Watermark(made("sbw/lefthash"), next(iter(decoy_keys(b"watched", 1))), BOUND)
+    rng = np.random.default_rng(3)
+    windows, token = rng.integers(1, V, (64, 4)).tolist(), 7
+    watch = Watch(mark, Reads(), alpha=1e-9)
+    watch([Output(str(n), token_ids=(*window, token)) for n, window in enumerate(windows)])
+    before = watch.log10_e
+    watch([Output(f"again {n}", token_ids=(*window[::-1], token)) for n, window in enumerate(windows)])
+    assert before != 0
+    assert watch.log10_e == before
+    with pytest.raises(SuspectUnusable, match="from text alone"):
+        Watch(mark, Reads(), alpha=0.01, logprobs=True)
+
+
+def _reading(number, window, count):
+    """A text of one window and one token more; the suspect is surer of some tokens than the reference."""
+    ids = np.array([*window.tolist(), 5], dtype=np.int64)
+    listed = np.arange(1, count, dtype=np.int32)[None]
+    flat = np.full(listed.shape, -np.log(count), dtype=np.float32)
+    tilted = flat + np.random.default_rng(0).normal(0, 0.5, listed.shape).astype(np.float32)
+    at = np.array([len(window)])
+    return Reading(
+        Output(str(number), token_ids=tuple(ids.tolist())), ids, at, listed, tilted, flat, np.array([5], dtype=np.int32)
+    )
 
 
 def test_an_unknown_scheme_is_named_with_those_that_are_known():

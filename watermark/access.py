@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from watermark.errors import OutputsInvalid, SuspectUnusable
 from watermark.observe import Observations, observe_readings
-from watermark.schemes import confuses
+from watermark.schemes import summable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def read(
             f"reading {access} needs the mark's tokenizer", hint="pass the teacher's model folder as the tokenizer"
         )
     request.mark.check_tokenizer(tokenizer)
-    if confuses(request.mark.scheme):
+    if not summable(request.mark.scheme):
         raise SuspectUnusable(
             f"marks of {request.mark.scheme.name} are read from text alone: its keyed function takes different windows "
             "for one, so that weights of single cells would not be independent",

@@ -14,10 +14,12 @@ import numpy as np
 
 from watermark import prf
 from watermark.assess import Bettor
+from watermark.errors import SuspectUnusable
 from watermark.observe.readings import Gathered, gather
 from watermark.observe.rules import Rules
 from watermark.observe.stages import Betting, Stage
 from watermark.observe.text import VOTES
+from watermark.schemes import canonical, summable
 
 if TYPE_CHECKING:
     from watermark.embed.answers import Model
@@ -50,6 +52,12 @@ class Watch:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, found {alpha}")
         mark.check_tokenizer(tokenizer)
+        if (logprobs or reference is not None) and not summable(mark.scheme):
+            raise SuspectUnusable(
+                f"marks of {mark.scheme.name} are read from text alone: its keyed function takes different windows for "
+                "one, so that weights of single cells would not be independent",
+                hint="leave out logprobs and reference",
+            )
         self._mark, self._tokenizer, self._reference = mark, tokenizer, reference
         self._alternative, self._enough = alternative, -math.log10(alpha)
         self._logprobs, self._weighted = logprobs, logprobs or reference is not None
@@ -94,7 +102,7 @@ class Watch:
         self._rules.check_width(ids)
         self._tokens += sum(len(row) for row in ids)
         found = self._rules.scorable(ids, prompts, self._rules.prompt_texts(answers))
-        names = prf.cell_ids(found.windows, found.choices)
+        names = prf.cell_ids(*canonical(self._mark.scheme, found.windows, found.choices))
         _, first = np.unique(names, return_index=True)
         new = first[~np.isin(names[first], self._betting.bet)]
         self._betting.bet = np.concatenate([self._betting.bet, names[new]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from watermark.observe.rules import Position, Rules
 from watermark.observe.stages import Betting, Stage, stage_ends
 from watermark.observe.text import SAMPLED, VOTES, Observations, Sample, require_cells
 from watermark.observe.weights import Rows, statistics_of, votes, weigh
+from watermark.schemes import merged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,6 +95,9 @@ def gather(readings: Iterable[Reading], rules: Rules, gathered: Gathered) -> Non
         answers = [r.token_ids for r in batch]
         rules.check_width(answers)
         found = rules.scorable(answers, prompts, rules.prompt_texts([r.output for r in batch]))
+        windows = merged(rules.mark.scheme, found.windows)
+        if windows is not found.windows:
+            found = replace(found, windows=windows, names=prf.window_ids(windows))
         gathered.add(batch, found, sum(p is not None for p in prompts))
 
 

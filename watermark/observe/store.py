@@ -17,6 +17,7 @@ from watermark.errors import OutputsInvalid, ReportInvalid
 from watermark.observe.readings import digest_of
 from watermark.observe.rules import Rules, require_record
 from watermark.observe.text import Observations
+from watermark.schemes import merged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from watermark.ledger import Record
     from watermark.mark import Watermark
     from watermark.outputs import Output
+    from watermark.schemes import Scheme
     from watermark.tokenizer import Tokenizer
 
     Counts = tuple[NDArray[np.uint64], NDArray[np.int64]]
@@ -60,10 +62,13 @@ def load_cells(path: str | Path) -> tuple[NDArray[np.uint32], NDArray[np.uint32]
 
 
 def counted_windows(texts: Iterable[Output], mark: Watermark, tokenizer: Tokenizer | None) -> Counts:
-    """(names, counts) of all windows in some texts: in how many of them each stands; names sorted."""
+    """(names, counts) of all windows in some texts: in how many of them each stands; names sorted.
+
+    Windows are named as weights are summed by them (`merged`).
+    """
     rules, found = Rules(mark, tokenizer), [np.empty(0, dtype=np.uint64)]
     for ids in rules.tokenized([(o.token_ids, o.text) for o in texts]):
-        found.append(_names(ids, mark.scheme.window))
+        found.append(_names(ids, mark.scheme, by_cell=True))
     names, counts = np.unique(np.concatenate(found), return_counts=True)
     if not len(names):
         raise OutputsInvalid("the clean text holds no full window", hint="pass longer text")
@@ -79,19 +84,21 @@ def counted_records(records: Iterable[Record], mark: Watermark) -> Counts:
     """
     found = [np.empty(0, dtype=np.uint64)]
     for record in records:
-        found.append(_names(require_record(record, mark), mark.scheme.window))
+        found.append(_names(require_record(record, mark), mark.scheme, by_cell=True))
     names, counts = np.unique(np.concatenate(found), return_counts=True)
     return names, counts.astype(np.int64)
 
 
 def served_windows(records: Iterable[Record], mark: Watermark) -> NDArray[np.uint64]:
     """The names of all windows in served answers, sorted. Raises as `counted_records`."""
-    return counted_records(records, mark)[0]
+    found = [_names(require_record(record, mark), mark.scheme, by_cell=False) for record in records]
+    return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *found]))
 
 
-def _names(token_ids: Iterable[int], window: int) -> NDArray[np.uint64]:
-    """Each window of one answer once."""
+def _names(token_ids: Iterable[int], scheme: Scheme, *, by_cell: bool) -> NDArray[np.uint64]:
+    """Each window of one answer once. by_cell: windows that the keyed function takes for one have one name."""
     ids = np.asarray(token_ids, dtype=np.uint32)
-    if len(ids) < window:
+    if len(ids) < scheme.window:
         return np.empty(0, dtype=np.uint64)
-    return np.unique(prf.window_ids(np.lib.stride_tricks.sliding_window_view(ids, window)))
+    windows = np.lib.stride_tricks.sliding_window_view(ids, scheme.window)
+    return np.unique(prf.window_ids(merged(scheme, windows) if by_cell else windows))

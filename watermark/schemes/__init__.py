@@ -36,8 +36,10 @@ __all__ = [
     "confuses",
     "keyless",
     "marks_once",
+    "merged",
     "scheme_from_json",
     "scheme_to_json",
+    "summable",
 ]
 
 Logits = TypeVar("Logits", "NDArray[Any]", "torch.Tensor")
@@ -89,6 +91,20 @@ def confuses(scheme: Scheme) -> bool:
     windows = np.random.default_rng(0).integers(1, 1000, (512, scheme.window)).astype(np.uint32)
     same, tokens = canonical(scheme, windows, np.arange(512, dtype=np.uint32))
     return not (np.array_equal(same, windows) and np.array_equal(tokens, np.arange(512)))
+
+
+def summable(scheme: Scheme) -> bool:
+    """Whether weights of cells can be summed by `merged` windows: each window is its own cell, or the scheme says that
+    `canonical` names windows that score alike, and leaves the tokens as they are (`alike`)."""
+    return bool(getattr(scheme, "alike", False)) or not confuses(scheme)
+
+
+def merged(scheme: Scheme, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Windows (n, h) by what the keyed function uses of them, where weights are summed; of most schemes as they are."""
+    if not getattr(scheme, "alike", False):
+        return windows
+    named: NDArray[np.uint32] = canonical(scheme, windows, np.zeros(len(windows), dtype=np.uint32))[0]
+    return named
 
 
 def keyless(scheme: Scheme, windows: NDArray[Any]) -> NDArray[np.bool_]:

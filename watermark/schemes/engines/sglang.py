@@ -48,6 +48,7 @@ class SglangGumbel(Sampler):
     version: ClassVar[int] = 1
     recipe: ClassVar[str] = "sglang-gumbel/murmur3-32-v1"
     remarks: ClassVar[tuple[str, ...]] = (_NARROW, _REPEATED)
+    alike: ClassVar[bool] = True  # windows of one hash score alike: weights are summed over them
 
     window: int = 4
     gamma: float = 0.25
@@ -96,6 +97,7 @@ class SglangDualGumbel(Sampler):
     version: ClassVar[int] = 1
     recipe: ClassVar[str] = "sglang-dual-gumbel/murmur3-32-v1"
     remarks: ClassVar[tuple[str, ...]] = (_NARROW, _REPEATED)
+    alike: ClassVar[bool] = True
 
     window: int = 4
     gamma: float = 0.25
