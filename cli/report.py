@@ -15,10 +15,13 @@ def report(
         Path, typer.Argument(help="The evidence file that `wmark detect` or `wmark scores detect` wrote.")
     ],
     output: Annotated[Path, typer.Option(help="Write the page here.")] = Path("report.html"),
+    pdf: Annotated[
+        Path | None, typer.Option(help="Also write it as PDF/A-3, with the evidence attached, here.")
+    ] = None,
 ) -> None:
     """Write the evidence as one self-contained page.
 
-    Example: wmark report evidence.json --output report.html
+    Example: wmark report evidence.json --output report.html --pdf report.pdf
     """
     from watermark.evidence import Evidence
     from watermark.report import render
@@ -26,5 +29,11 @@ def report(
     from watermark.scoring.tables import format_of
 
     scored = format_of(evidence) == SCORE_EVIDENCE
-    render(ScoreEvidence.load(evidence) if scored else Evidence.load(evidence), output)
+    found = ScoreEvidence.load(evidence) if scored else Evidence.load(evidence)
+    render(found, output)
     console.say(f"report written to {output}")
+    if pdf is not None:
+        from watermark.report.printed import render_pdf
+
+        render_pdf(found, pdf)
+        console.say(f"printed form written to {pdf}")

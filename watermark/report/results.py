@@ -92,6 +92,14 @@ def statistics(evidence: Evidence) -> Table:
     )
 
 
+def _over_keys(evidence: Evidence) -> list[Row]:
+    """Where every key of a set was tested: the p-value of all together, which the verdict goes by."""
+    if evidence.keys is None:
+        return []
+    told = f"{evidence.keys['correction']}; log₁₀ p = {numbers.signed(evidence.log10_p, 3)}; the verdict goes by it"
+    return [(f"p over all {evidence.keys['tested']} keys", numbers.pvalue(evidence.log10_p), told)]
+
+
 def votes(evidence: Evidence) -> list[Row]:
     """The one-vote count and what follows from it."""
     places, named, law = places_of(evidence), terms(evidence), evidence.law
@@ -112,6 +120,7 @@ def votes(evidence: Evidence) -> list[Row]:
             "standard deviations from chance; descriptive, no p-value is taken from it",
         ),
         ("p, exact", numbers.pvalue(counted), f"log₁₀ p = {numbers.signed(counted, 3)}"),
+        *_over_keys(evidence),
         (
             "Chernoff’s bound on p",
             numbers.pvalue(evidence.log10_chernoff),
