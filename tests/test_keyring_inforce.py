@@ -381,6 +381,7 @@ def test_the_page_lists_every_key_and_holds_its_evidence(found, tmp_path):
         assert f'<th scope="row">{entry["kid"]}</th>' in page
         assert entry["commitment"] in page
     assert "together (Bonferroni over exact tails)" in page
+    assert page.count("p over all 4 keys") == 1
     assert verify(found, page=tmp_path / "r.html")[-1].name == "page"
     assert "All keys that were tested" not in rendered(dataclasses.replace(found, keys=None))
 

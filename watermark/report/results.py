@@ -34,8 +34,8 @@ class Table:
 def results(evidence: Evidence) -> list[Row]:
     """(figure, value, what it means) of the test that decides."""
     if weighted.decided_by(evidence) == "votes":
-        return [*votes(evidence), *_process(evidence), *_level(evidence)]
-    return [*_together(evidence), *_process(evidence), *_level(evidence)]
+        return [*votes(evidence), *_over_keys(evidence), *_process(evidence), *_level(evidence)]
+    return [*_together(evidence), *_over_keys(evidence), *_process(evidence), *_level(evidence)]
 
 
 def tables(evidence: Evidence) -> list[Table]:
@@ -120,7 +120,6 @@ def votes(evidence: Evidence) -> list[Row]:
             "standard deviations from chance; descriptive, no p-value is taken from it",
         ),
         ("p, exact", numbers.pvalue(counted), f"log₁₀ p = {numbers.signed(counted, 3)}"),
-        *_over_keys(evidence),
         (
             "Chernoff’s bound on p",
             numbers.pvalue(evidence.log10_chernoff),
