@@ -11,6 +11,12 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
 
+# From the demo's suspect to a signed, time-stamped bundle, checked in a fresh environment without wmark.
+evidence-demo: $(READY)
+	$(BIN)/wmark demo --output demo --quiet
+	WMARK=$(BIN)/wmark PYTHON=$(BIN)/python CONSTRAINTS=$(CURDIR)/constraints.txt \
+	  bash examples/07_evidence_bundle.sh demo demo/case
+
 test: $(READY) lint
 	$(BIN)/python -m pytest
 

@@ -18,6 +18,7 @@ import casework
 import numpy as np
 import pytest
 from scipy.stats import binom
+from test_report_scores import bench as score_bench  # noqa: F401
 
 from watermark import prf
 from watermark.bundle import bundle, contents, is_bundle, local_authority, note_test, redact, sign, stamp, timestamp
@@ -579,3 +580,84 @@ def test_missing_extras_are_named(sealed, keys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "rfc8785", None)
     with pytest.raises(ExtraMissing, match="rfc8785"):
         sign(tmp_path / "C.bag", keys / "signer-0")
+
+
+@pytest.fixture(scope="module")
+def weighed(tmp_path_factory):
+    """(folder, key's file): evidence read from a student's log-probabilities, with its cells."""
+    pytest.importorskip("transformers")
+    from weighted_evidence import Bench
+
+    from watermark.detect import detect
+
+    folder = tmp_path_factory.mktemp("weighed")
+    bench = Bench(folder)
+    mark = replace(bench.mark, created=casework.MADE)
+    mark.save(folder / "ours.wmark")
+    detect(
+        bench.texts(),
+        mark,
+        tokenizer=bench.tokenizer,
+        suspect=bench.student(1.0),
+        reference=bench.base,
+        cells=folder / "cells.npz",
+        decoys=99,
+    ).save(folder / "evidence.json")
+    made = bundle(
+        folder / "evidence.json", folder / "W.bag", answers=folder / "texts-24.jsonl", cells=folder / "cells.npz"
+    )
+    return made, folder / "ours.wmark"
+
+
+def test_weighted_totals_laws_and_ranks_are_made_again(weighed):
+    made, key = weighed
+    found = dict(alone.steps(made, key=key))
+    deep = Evidence.load(made / "data/evidence.json").weighted
+    assert f"{len(deep.statistics)} statistics: mean, sd, e-value and tail follow" in found["laws"]
+    assert "by Chernoff's bound alone" not in found["laws"]
+    assert f"totals of {len(deep.statistics) + 1} statistics under 99 decoy keys are as stated" in found["decoy keys"]
+    assert "every total is as stated" in found["our key"]
+    assert "recomputed" in _details(verify_bundle(made, mark=key))
+    rows = list(csv.reader((made / "data/decoys.csv").open()))
+    assert rows[0] == ["decoy key", "totals", *deep.decoy_totals]
+
+
+def _numbers(made: Path, index: dict, evidence: dict, key: Path) -> None:
+    alone.check_arithmetic(evidence)
+    list(alone.check_numbers(made, index, evidence, key))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("log10_p", -30.0, r"log10 p of .* is stated as -30.0"),
+        ("sd", 1.0, "z of|the sd of"),
+        ("mean", 0.0, "z of|the mean of"),
+        ("log10_e", 40.0, "the mean e-value|the e-value of"),
+        ("log10_chernoff", -31.0, "Chernoff's bound of"),
+        ("total", 1, "z of|is stated under our key"),
+    ],
+)
+def test_a_changed_weighted_number_is_refused(weighed, field, value, words):
+    made, key = weighed
+    index, evidence = alone.read_json(made, "data/case.json"), alone.read_json(made, "data/evidence.json")
+    evidence["weighted"]["statistics"][0][field] = value
+    with pytest.raises(alone.Wrong, match=words):
+        _numbers(made, index, evidence, key)
+
+
+def test_a_changed_decoy_total_is_refused(weighed):
+    made, _ = weighed
+    index, evidence = alone.read_json(made, "data/case.json"), alone.read_json(made, "data/evidence.json")
+    evidence["decoys"]["totals"][41] += 1
+    with pytest.raises(alone.Wrong, match="votes: decoy key 41 is stated to total"):
+        list(alone.check_numbers(made, index, evidence, None))
+
+
+def test_evidence_of_scores_goes_into_a_bundle_and_is_recomputed(score_bench, tmp_path):  # noqa: F811
+    score_bench.found.save(tmp_path / "evidence.json")
+    made = bundle(tmp_path / "evidence.json", tmp_path / "S.bag", cells=score_bench.case("found"))
+    assert "this file knows evidence of text" in dict(alone.steps(made))["arithmetic"]
+    found = _details(verify_bundle(made))
+    assert "data/report.html holds this evidence" in found["page"]
+    assert {"case", "decoys"} & set(found) or "recomputed" in " ".join(found)
