@@ -23,7 +23,7 @@ from watermark.schemes.engines import sglang, synthid, textseal, vllm
 Counting = Literal["every position", "each n-gram once", "each window once", "windows not among the last 1,024"]
 Array = np.ndarray[Any, Any]
 WORDS = {"owmark/green-red": 4, "vllm-gumbel/hmac": 4, "sglang-gumbel/dual": 2}  # numbers of a key; else one
-WORDS |= {"hf-synthid/table": 30, "synthid-text/iterated": 30}
+WORDS |= {"hf-synthid/table": 30, "hf-synthid/table-cuda": 30, "synthid-text/iterated": 30}
 
 
 @dataclass(frozen=True)
