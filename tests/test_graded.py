@@ -96,6 +96,17 @@ def test_many_tails_are_those_asked_one_by_one():
     assert upper_tails(law, totals) == pytest.approx([law.log10_pvalue(t) for t in totals], rel=1e-8, abs=1e-9)
 
 
+def test_a_law_whose_characteristic_function_has_zeros_keeps_its_exact_tail():
+    """Even chances of eight levels: it is exactly 0 at seven of eight turns."""
+    law, weights = Levels((0.125,) * 8), np.array([1, 1, 3], np.int32)
+    mine = LevelSum(weights, law)
+    _, chances = convolved(weights, law)
+    upper = np.cumsum(chances[::-1])[::-1]
+    assert [mine.tail(total).method for total in range(36)] == ["exact lattice"] * 36
+    assert 10 ** np.array([mine.log10_pvalue(t) for t in range(36)]) == pytest.approx(upper, rel=1e-9)
+    assert 10 ** upper_tails(mine, np.arange(36)) == pytest.approx(upper, rel=1e-9)
+
+
 def test_interval_and_detectable_mean_are_those_of_bits():
     assert COIN.interval(300, 1000) == pytest.approx(binomial_interval(300, 1000), rel=1e-6)
     assert COIN.interval(0, 9)[0] == 0.0

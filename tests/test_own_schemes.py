@@ -37,6 +37,7 @@ from watermark.schemes.gate import entropies
 from watermark.stats.graded import sum_of
 from watermark.stats.many import upper_tails
 from watermark.testing import check_scheme
+from watermark.tokenizer import Tokenizer
 
 KEY, OTHER = decoy_keys(b"own schemes", 2)
 RNG = np.random.default_rng
@@ -456,6 +457,35 @@ def test_a_little_graded_text_is_inconclusive_and_says_how_much_is_needed(answer
     assert little.law.detectable(needed, alpha=0.001) / little.law.highest <= little.gamma + lift
     assert little.law.detectable(needed * 9 // 10, alpha=0.001) / little.law.highest > little.gamma + lift
     assert "mean score" in summary(little).power
+
+
+@pytest.mark.slow
+def test_an_open_model_is_read_under_levels(tmp_path):
+    """Weighted statistics, controls, the e-process and their verification, with scores of 48 levels."""
+    from watermark.embed.answers import Model
+
+    folder = tiny_model(tmp_path / "tiny")
+    model = Model.load(folder)
+    mark = Watermark.generate(Gumbel(window=1), tokenizer=Tokenizer.wrap(model.tokenizer)).rekeyed(KEY)
+    rows = [Output(str(i), text=text) for i, text in enumerate(["import torch", "def grad(x):", "return self"] * 4)]
+    found = detect(rows, mark, tokenizer=Tokenizer.wrap(model.tokenizer), suspect=model, controls={"same": model},
+                   decoys=99, cells=tmp_path / "cells.npz")  # fmt: skip
+    assert found.levels is not None
+    assert found.log10_p > -3
+    assert found.controls[0].log10_e == pytest.approx(found.weighted.log10_e)
+    assert all(s.tail == "exact lattice" for s in found.weighted.statistics)
+    verify(found, cells=tmp_path / "cells.npz", mark=mark)
+
+
+def test_a_dose_is_read_off_students_of_the_same_scheme(answers):
+    from watermark.calibrate import way_of
+
+    found = {name: detect(outputs, embedder.mark, decoys=99) for name, (outputs, embedder) in answers.items()}
+    ways = {name: way_of(evidence, "votes") for name, evidence in found.items()}
+    assert ways["greenlist-"].scheme == "greenlist"
+    assert ways["tournament-30"].scheme == "tournament depth 30"
+    assert ways["antidistill-"].scheme == "antidistill strength 200"
+    assert len({way.scheme for way in ways.values()}) == len(ways)
 
 
 # --- keygen --------------------------------------------------------------------------------------------

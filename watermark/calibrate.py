@@ -25,6 +25,7 @@ from watermark.stats import dose as doses
 FORMAT = "wmark-calibration/1"
 EFFECT = "z per square root of the cells with weight"
 METHOD = f"inversion of a monotone curve through control students; effect: {EFFECT}"
+_PLAIN = "greenlist"
 _PREFERRED = ("difference", "spread", "excess", "tally", VOTES)
 _REFUSAL = Refusal(CalibrationInvalid, "a calibration", other="make one with `wmark calibrate`")
 _SIZE = 2.0  # by so much may the probes of suspect and students differ in tokens
@@ -32,7 +33,10 @@ _SIZE = 2.0  # by so much may the probes of suspect and students differ in token
 
 @dataclass(frozen=True)
 class Way:
-    """How a student was tested: what must be the same for effects to be compared."""
+    """How a student was tested: what must be the same for effects to be compared.
+
+    scheme: by its name and other parameters; left out of the file where it is a green list.
+    """
 
     access: str
     statistic: str
@@ -40,6 +44,7 @@ class Way:
     window: int
     delta: float
     alternative: str
+    scheme: str = _PLAIN
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,10 @@ class Calibrated(Sealed):
             raise CalibrationInvalid(str(error)) from None
 
     def content(self) -> dict[str, Any]:
-        return super().content() | {"effect": EFFECT}
+        held = super().content() | {"effect": EFFECT}
+        if self.way.scheme == _PLAIN:
+            held["way"] = {name: value for name, value in held["way"].items() if name != "scheme"}
+        return held
 
     def dose(self, found: Evidence, *, ambient: Evidence | None = None, level: float = 0.95) -> dict[str, Any]:
         """The marked share of the suspect's training text that its evidence means, with an interval, as JSON values.
@@ -176,7 +184,14 @@ def way_of(found: Evidence, statistic: str) -> Way:
         window=int(parameters["window"]),
         delta=float(parameters.get("delta", 0.0)),
         alternative=found.alternative,
+        scheme=_scheme(found.mark["scheme"]),
     )
+
+
+def _scheme(described: dict[str, Any]) -> str:
+    """A scheme by its name and what else decides its effect: "tournament depth 30"."""
+    told = [f"{n} {v:g}" for n, v in sorted(described["parameters"].items()) if n in ("strength", "depth", "gate")]
+    return " ".join([described["name"], *told])
 
 
 def effect_of(found: Evidence, statistic: str) -> tuple[float, float]:

@@ -177,9 +177,7 @@ class LevelSum(SumLaw):
     def log_factors(self, size: int, places: Ints, frequencies: Ints) -> NDArray[np.complex128]:
         chances = np.bincount(np.arange(self.most + 1) % size, weights=self.law.chances, minlength=size)
         of_one = np.fft.fft(chances).conj()
-        with np.errstate(divide="ignore"):
-            found: NDArray[np.complex128] = np.log(of_one[frequencies[:, None] * (places % size) % size])
-        return found
+        return _log(of_one[frequencies[:, None] * (places % size) % size])
 
     def _same(self) -> LevelSum:
         return LevelSum(self.weights, self.law)
@@ -374,6 +372,11 @@ def _transformed(places: Ints, counts: Floats, chances: Floats, frequencies: Int
     found = np.zeros(len(frequencies), dtype=np.complex128)
     for at, count, chance in zip(places, counts, chances, strict=True):
         masses = np.bincount(at, weights=chance, minlength=size)
-        with np.errstate(divide="ignore"):
-            found += count * np.log(np.fft.rfft(masses).conj()[frequencies])
+        found += count * _log(np.fft.rfft(masses).conj()[frequencies])
+    return found
+
+
+def _log(values: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """The logarithm, of 0 that of 1e-300: finite, so that multiples of it are numbers."""
+    found: NDArray[np.complex128] = np.log(np.where(values == 0, 1e-300, values))
     return found
