@@ -42,7 +42,7 @@ $wmark evidence timestamp "$case/CASE.bag" --authority "$case/authority"
 say "6. a stranger's machine: Python and numpy, sha256sum, openssl"
 $python -m venv "$case/stranger"
 "$case/stranger/bin/python" -m pip install --quiet --disable-pip-version-check ${CONSTRAINTS:+-c "$CONSTRAINTS"} numpy
-if "$case/stranger/bin/python" -c 'import watermark' 2> /dev/null; then echo "wmark is here"; exit 1; fi
+if "$case/stranger/bin/python" -I -c 'import watermark' 2> /dev/null; then echo "wmark is here"; exit 1; fi
 "$case/stranger/bin/python" -I "$case/CASE.bag/data/verify.py" "$case/CASE.bag" --key "$demo/ours.wmark" \
   --signer "$case/signer.pub.pem" --authority "$case/authority/authority.pem"
 (
