@@ -147,6 +147,8 @@ def _of_text(files: dict[str, Path], mark: str | Path | None, tokenizer: str | P
 
     found, used = Evidence.load(files["evidence"]), _mark(mark)
     text, why = _tokenizer(found, used, tokenizer)
+    if found.keys is not None:
+        why = "a set of keys was tested; `wmark verify` of the evidence with the whole set does so"
     again = used is not None and why is None and "ledger" not in found.inputs
     checks = verify(
         found,
@@ -156,7 +158,7 @@ def _of_text(files: dict[str, Path], mark: str | Path | None, tokenizer: str | P
         plan=_named_plan(files, found),
     )
     if "cells" in files:
-        checks.append(check_cells(found, files["cells"], used))
+        checks.append(check_cells(found, files["cells"], used if found.keys is None else None))
     if used is not None and why is not None:
         checks.append(Check("text", f"NOT CHECKED: the responses were not read again: {why}"))
     return [*checks, _page(found, files)]
