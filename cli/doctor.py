@@ -15,10 +15,11 @@ from . import clash, console
 _LIBRARIES = (
     "wmark", "numpy", "scipy", "torch", "transformers", "tokenizers", "typer",
     "numba", "jinja2", "matplotlib", "pyarrow", "zstandard", "scikit-learn", "onnxruntime",
+    "pyrage", "keyring", "python-pkcs11", "weasyprint",
 )  # fmt: skip
 _EXTRAS = {
     "numba": "fast", "matplotlib": "evidence", "pyarrow": "scale", "zstandard": "scale", "scikit-learn": "sklearn",
-    "onnxruntime": "onnx",
+    "onnxruntime": "onnx", "pyrage": "keys", "keyring": "keys", "python-pkcs11": "hsm", "weasyprint": "pdf",
 }  # fmt: skip
 
 
@@ -68,5 +69,6 @@ def hint(name: str) -> str:
 
 
 def readable_keys(folder: Path) -> list[Path]:
-    """Watermark files directly in `folder` that others can read."""
-    return [path for path in sorted(folder.glob("*.wmark")) if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    """Watermark files and key sets directly in `folder` that others can read."""
+    held = sorted([*folder.glob("*.wmark"), *folder.glob("*.jwks.age*")])
+    return [path for path in held if stat.S_IMODE(path.stat().st_mode) & 0o077]

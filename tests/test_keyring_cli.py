@@ -252,6 +252,12 @@ def test_without_a_passphrase_one_sentence_says_where_it_is_looked_for(tmp_path)
     assert PHRASE.encode() not in refused.stderr
 
 
+def test_doctor_warns_of_a_set_that_others_can_read(tmp_path):
+    (tmp_path / "ours.jwks.age").write_bytes(b"sealed")
+    (tmp_path / "ours.jwks.age").chmod(0o644)
+    assert b"ours.jwks.age can be read by others" in wmark("doctor", cwd=tmp_path).stderr
+
+
 @pytest.mark.slow
 def test_a_new_set_is_sealed_by_a_passphrase_that_was_piped_in(tmp_path):
     tiny_model(tmp_path / "model")
