@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -215,10 +216,10 @@ def numbers(told: str) -> list[int]:
     """[3, 7, 10, 11, 12] from "3,7,10-12"."""
     found: list[int] = []
     for part in told.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or len(first) > 9 or len(last) > 9:
+        said = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
+        if said is None:
             raise typer.BadParameter(f"--responses should read 3,7 or 10-20, found {told!r}")
-        start, end = int(first), int(last or first)
+        start, end = int(said[1]), int(said[2] or said[1])
         if end - start > 10_000_000:
             raise typer.BadParameter(f"{part.strip()} names more responses than a bundle holds")
         found += range(start, end + 1)

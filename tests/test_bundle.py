@@ -17,8 +17,12 @@ from pathlib import Path
 import casework
 import numpy as np
 import pytest
+import typer
 from scipy.stats import binom
 from test_report_scores import bench as score_bench  # noqa: F401
+from typer.testing import CliRunner
+from wmark_cli.evidence import numbers
+from wmark_cli.main import app
 
 from watermark import prf
 from watermark.bundle import bundle, contents, is_bundle, local_authority, note_test, redact, sign, stamp, timestamp
@@ -661,3 +665,42 @@ def test_evidence_of_scores_goes_into_a_bundle_and_is_recomputed(score_bench, tm
     found = _details(verify_bundle(made))
     assert "data/report.html holds this evidence" in found["page"]
     assert {"case", "decoys"} & set(found) or "recomputed" in " ".join(found)
+
+
+# The command line.
+
+
+def _run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_responses_are_named_by_numbers_and_ranges():
+    assert numbers("3, 7,10-12") == [3, 7, 10, 11, 12]
+    for told in ("", "x", "3-", "-3", "1-99999999999", "²"):
+        with pytest.raises(typer.BadParameter, match="should read 3,7|names more"):
+            numbers(told)
+
+
+def test_a_session_reads_like_a_terminal(case, keys, tmp_path):
+    bag, made = tmp_path / "C.bag", _run("evidence", "authority", tmp_path / "authority")
+    assert "authority.pem" in made.output
+    given = [
+        "--answers",
+        case.file("answers.jsonl"),
+        "--plan",
+        case.file("plan.json"),
+        "--tokenizer",
+        case.file("teacher"),
+    ]
+    assert "bundle written to" in _run("evidence", "bundle", case.file("evidence.json"), *given, "--output", bag).output
+    assert "signed by the key" in _run("evidence", "sign", bag, "--key", keys / "signer-0").output
+    assert "by the authority's word" in _run("evidence", "timestamp", bag, "--authority", tmp_path / "authority").output
+    shown = _run("evidence", "show", bag)
+    assert "verdict       evidence found" in shown.output
+    assert "signed by     " in shown.output
+    done = _run("evidence", "verify", bag, "--signer", keys / "signer-0.pub", "--json")
+    assert json.loads(done.stdout)["verified"] is True
+    assert " 1. files: " in _run("evidence", "verify", bag).output
+    refused = _run("verify", bag, "--outputs", case.file("answers.jsonl"))
+    assert refused.exit_code == 2
+    assert "redacted copy" in _run("evidence", "redact", bag, "--responses", "2", "--output", tmp_path / "R.bag").output
