@@ -613,6 +613,7 @@ def weighed(tmp_path_factory):
     return made, folder / "ours.wmark"
 
 
+@pytest.mark.slow
 def test_weighted_totals_laws_and_ranks_are_made_again(weighed):
     made, key = weighed
     found = dict(alone.steps(made, key=key))
@@ -658,6 +659,7 @@ def test_a_changed_decoy_total_is_refused(weighed):
         list(alone.check_numbers(made, index, evidence, None))
 
 
+@pytest.mark.slow
 def test_evidence_of_scores_goes_into_a_bundle_and_is_recomputed(score_bench, tmp_path):  # noqa: F811
     score_bench.found.save(tmp_path / "evidence.json")
     made = bundle(tmp_path / "evidence.json", tmp_path / "S.bag", cells=score_bench.case("found"))

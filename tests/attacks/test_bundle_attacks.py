@@ -325,6 +325,7 @@ def test_a_plan_made_after_the_answers_cannot_be_confirmatory(tmp_path, authorit
 # Keys.
 
 
+@pytest.mark.slow
 def test_a_key_ground_to_fit_the_answers_is_refused(tmp_path, authority):
     told = casework.build(tmp_path / "case", key=b"nobody's", planned=False)
     innocent = casework.build(tmp_path / "other", key=b"the true key", planned=False)
@@ -410,13 +411,18 @@ def test_forged_signatures_are_refused(bag, signer, tmp_path):
 
 
 def _put_envelope(bag: Path, envelope: dict, signers: Path) -> None:
-    """Puts an envelope in place, and an event of custody that tells of it."""
+    """Puts an envelope and its signers in place, and into the record of custody, as if it had been so."""
     shutil.rmtree(bag / "signers")
     shutil.copytree(signers, bag / "signers")
     (bag / "attestation.dsse.json").write_bytes(canonical_json(envelope) + b"\n")
-    custody.add(
-        bag / "custody.jsonl", {"event": "sign", "time": "", "sha256": alone.sha256_of(bag / "attestation.dsse.json")}
-    )
+    lines = custody.read(bag / "custody.jsonl")
+    events = [{k: v for k, v in line.items() if k not in ("hash", "prev", "seq")} for line in lines[1:]]
+    events = [event for event in events if event["event"] != "sign"]
+    keyid = envelope["signatures"][0]["keyid"]
+    signed = {"event": "sign", "time": "", "keyid": keyid, "sha256": alone.sha256_of(bag / "attestation.dsse.json")}
+    signed["signer"] = alone.sha256_of(bag / f"signers/{keyid}.pem")
+    (bag / "custody.jsonl").unlink()
+    custody.begin(bag / "custody.jsonl", lines[0]["case"], [*events, signed])
 
 
 def test_a_removed_signature_or_time_stamp_is_missed(bag):
@@ -640,6 +646,7 @@ def _forms(case) -> dict[str, list[bytes]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_key_shows_in_no_file_log_temporary_file_error_or_process(case, signer, authority, tmp_path, monkeypatch):
     kept: list[Path] = []
     commands: list[str] = []
