@@ -42,52 +42,24 @@ def verify(
     Example: wmark verify score-evidence.json --case case.npz --mark ours.wmark
     Example: wmark verify CASE.bag --mark ours.wmark
     """
-    from watermark.attribute import FORMAT as ATTRIBUTION
-    from watermark.bundle import is_bundle, verify_bundle
-    from watermark.ledger import is_ledger, read_ledger, unfinished
-    from watermark.probe.log import is_log, read_log, verify_log
-    from watermark.scoring.evidence import SCORE_EVIDENCE
-    from watermark.scoring.ledger import is_score_ledger, read_score_ledger
-    from watermark.scoring.tables import format_of
+    from watermark.ledger import is_ledger
 
     left: list[str] = []
     if is_ledger(subject):
-        records = list(read_ledger(subject))
-        checks = [
-            ("ledger", f"{len(records):,} records, chain unbroken, head {records[-1].hash if records else 'empty'}")
-        ]
-        if unfinished(subject):
-            console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
-    elif is_bundle(subject):
+        checks = of_ledger(subject)
+    elif (found := of_chain(subject, outputs)) is not None:
+        checks = found
+    elif _is_bundle(subject):
         if any(given is not None for given in (outputs, cells, case, ledger, plan, report)):
             raise typer.BadParameter(
                 "a bundle holds what it is checked with; of options it takes --mark and --tokenizer"
             )
-        checks = [(check.name, check.detail) for check in verify_bundle(subject, mark=mark, tokenizer=tokenizer)]
-        console.say("`wmark evidence verify` also checks who signed (--signer), and who stamped (--authority)")
-    elif is_log(subject):
-        verify_log(subject, answers=outputs)
-        header, requests = read_log(subject)
-        asked = (requests[-1] if requests else header)["hash"]
-        checks = [("query log", f"{len(requests):,} requests, chain unbroken, head {asked}")]
-        if outputs is not None:
-            checks.append(("outputs", f"every answer of {outputs.name} is the one that was logged"))
-    elif is_score_ledger(subject):
-        kept = list(read_score_ledger(subject))
-        rows, head = sum(record.rows for record in kept), kept[-1].hash if kept else "empty"
-        checks = [("ledger of scores", f"{len(kept):,} records of {rows:,} answers, chain unbroken, head {head}")]
-        if unfinished(subject):
-            console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
-    elif format_of(subject) == ATTRIBUTION:
-        from watermark.mark import Watermark
-        from watermark.report.attributed import verify_attribution
-
+        checks = of_bundle(subject, mark=mark, tokenizer=tokenizer)
+    elif _is_attribution(subject):
         if any(given is not None for given in (cells, case, ledger, plan, report)):
             raise typer.BadParameter("an attribution is recomputed from --outputs, --mark and --tokenizer alone")
-        opened = None if mark is None else Watermark.load(mark)
-        named = verify_attribution(subject, outputs=outputs, mark=opened, tokenizer=tokenizer)
-        checks = [(check.name, check.detail) for check in named]
-    elif case is not None or format_of(subject) == SCORE_EVIDENCE:
+        checks = of_attribution(subject, outputs=outputs, mark=mark, tokenizer=tokenizer)
+    elif case is not None or _is_of_scores(subject):
         if outputs is not None or cells is not None or tokenizer is not None or ledger is not None:
             raise typer.BadParameter("evidence of scores is recomputed from --case, --mark, --plan and --report alone")
         checks, left = of_scores(subject, case=case, mark=mark, plan=plan, report=report)
@@ -97,7 +69,7 @@ def verify(
 
         used = None if mark is None else marks.opened(mark)
         text = None if used is None or outputs is None else used.tokenizer(tokenizer)
-        found = run(
+        done = run(
             subject,
             outputs=outputs,
             mark=used,
@@ -108,7 +80,7 @@ def verify(
             commitments=commitments,
             page=report,
         )
-        checks = [(check.name, check.detail) for check in found]
+        checks = [(check.name, check.detail) for check in done]
         left = taken_as_stated(subject, outputs=outputs, mark=used, cells=cells)
     if json:
         listed = [{"name": name, "detail": detail} for name, detail in checks]
@@ -118,6 +90,80 @@ def verify(
         print(f"{number}. {name}: {detail}")
     for sentence in left:
         console.say(sentence)
+
+
+def of_ledger(subject: Path) -> list[tuple[str, str]]:
+    """The checks of a ledger of answers. Nothing but its own room is loaded: a gateway asks this every minute."""
+    from watermark.ledger import read_ledger, unfinished
+
+    records = list(read_ledger(subject))
+    if unfinished(subject):
+        console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
+    head = records[-1].hash if records else "empty"
+    return [("ledger", f"{len(records):,} records, chain unbroken, head {head}")]
+
+
+def of_chain(subject: Path, outputs: Path | None) -> list[tuple[str, str]] | None:
+    """The checks of a query log or a ledger of scores; None if it is neither."""
+    from watermark.ledger import unfinished
+    from watermark.probe.log import is_log, read_log, verify_log
+    from watermark.scoring.ledger import is_score_ledger, read_score_ledger
+
+    if is_log(subject):
+        verify_log(subject, answers=outputs)
+        header, requests = read_log(subject)
+        asked = (requests[-1] if requests else header)["hash"]
+        checks = [("query log", f"{len(requests):,} requests, chain unbroken, head {asked}")]
+        if outputs is not None:
+            checks.append(("outputs", f"every answer of {outputs.name} is the one that was logged"))
+        return checks
+    if is_score_ledger(subject):
+        kept = list(read_score_ledger(subject))
+        rows, head = sum(record.rows for record in kept), kept[-1].hash if kept else "empty"
+        if unfinished(subject):
+            console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
+        return [("ledger of scores", f"{len(kept):,} records of {rows:,} answers, chain unbroken, head {head}")]
+    return None
+
+
+def of_bundle(subject: Path, *, mark: Path | None, tokenizer: str | None) -> list[tuple[str, str]]:
+    """The checks of a bundle."""
+    from watermark.bundle import verify_bundle
+
+    console.say("`wmark evidence verify` also checks who signed (--signer), and who stamped (--authority)")
+    return [(check.name, check.detail) for check in verify_bundle(subject, mark=mark, tokenizer=tokenizer)]
+
+
+def of_attribution(
+    subject: Path, *, outputs: Path | None, mark: Path | None, tokenizer: str | None
+) -> list[tuple[str, str]]:
+    """The checks of an attribution."""
+    from watermark.mark import Watermark
+    from watermark.report.attributed import verify_attribution
+
+    opened = None if mark is None else Watermark.load(mark)
+    named = verify_attribution(subject, outputs=outputs, mark=opened, tokenizer=tokenizer)
+    return [(check.name, check.detail) for check in named]
+
+
+def _is_bundle(subject: Path) -> bool:
+    from watermark.bundle import is_bundle
+
+    return is_bundle(subject)
+
+
+def _is_attribution(subject: Path) -> bool:
+    from watermark.attribute import FORMAT
+    from watermark.scoring.tables import format_of
+
+    return format_of(subject) == FORMAT
+
+
+def _is_of_scores(subject: Path) -> bool:
+    from watermark.scoring.evidence import SCORE_EVIDENCE
+    from watermark.scoring.tables import format_of
+
+    return format_of(subject) == SCORE_EVIDENCE
 
 
 def of_scores(

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, TypeVar
 from watermark.errors import WatermarkError
 from watermark.files import canonical_json, readable_json, write_whole
 
-
 _MOST_BYTES = 1 << 30
 
 
