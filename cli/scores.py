@@ -189,7 +189,7 @@ def calibrate(
     students: Annotated[str, typer.Option(help="Kinds of students: boosted, network, forest.")] = "boosted,network",
     keys: Annotated[int, typer.Option(min=1, help="Throw-away keys for each setting.")] = 2,
     alpha: Annotated[float, typer.Option(help="The level of the test.")] = 0.001,
-    power: Annotated[float, typer.Option(help="With which probability a theft of answers should be found.")] = 0.9,
+    power: Annotated[float, typer.Option(help="With which probability copied answers should be found.")] = 0.9,
     work: Annotated[Path | None, typer.Option(help="Keep finished trials here; a stopped run goes on.")] = None,
     classes: Classes = None,
     columns: Columns = None,

@@ -519,7 +519,13 @@ def test_page_says_verdict_level_and_limits(bench: Bench) -> None:
     words = bench.words("found")
     assert "Evidence found These scores depend on our key." in words
     assert f"alpha\u00a0=\u00a0{bench.found.alpha:g}".replace("\u00a0", " ") in words
-    for limit in ("does not show theft", "labels alone carries nothing", "several teachers", "key has leaked", "10⁻¹²"):
+    for limit in (
+        "does not show who acted",
+        "labels alone carries nothing",
+        "several teachers",
+        "key has leaked",
+        "10⁻¹²",
+    ):
         assert limit in words
     assert "wmark verify evidence.json --case case.npz --mark ours.wmark" in words
     assert bench.found.committed["queries"] in words
@@ -544,7 +550,7 @@ def test_words_never_accuse(bench: Bench) -> None:
     for name in ("found", "nothing", "logged", "planned"):
         words = bench.words(name)
         assert ACCUSING.search(words) is None
-        assert "theft" not in words.replace("does not show theft", "")
+        assert "theft" not in words
         assert not re.search(r"\bclean\b(?! answer)", re.sub(r'"clean"|clean":|--clean \w+', "", words), re.IGNORECASE)
 
 

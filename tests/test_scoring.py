@@ -398,7 +398,7 @@ def test_surrogates_need_rows_and_know_their_columns():
         made.predict({f"x{i}": np.zeros(3) for i in range(9)})
 
 
-def test_calibration_prefers_what_finds_the_smallest_theft(tmp_path):
+def test_calibration_prefers_what_finds_the_smallest_copy(tmp_path):
     x = inputs(3000, 21)
     options = {
         "epsilons": (0.01, 0.1), "sizes": (40,), "kinds": ("kernel",), "students": ("boosted",), "keys": 1,

@@ -35,8 +35,8 @@ OTHER_WAYS = (
 )
 
 LIMITS = (
-    "The result speaks of descent from answers that carry this mark. It does not show theft, or intent; contracts, "
-    "dates and logs can.",
+    "The result speaks of descent from answers that carry this mark. It does not show who acted, or with what intent; "
+    "contracts, dates and logs can.",
     "A dependence on the key can come about in several ways: " + "; ".join(OTHER_WAYS) + ". This test cannot tell "
     "these apart.",
     "The p-value is how often chance alone would do at least as well. It is not the probability that the suspect is "
@@ -194,7 +194,7 @@ def _does_not_show(evidence: ScoreEvidence) -> tuple[str, ...]:
     committed = "All of this rests on a key, a basis and inputs that were fixed before the suspect was asked."
     if evidence.verdict == "evidence found":
         return (
-            "It shows exposure to marked answers. It does not show theft, nor intent.",
+            "It shows exposure to marked answers. It does not show who acted, or with what intent.",
             "Other explanations remain: " + "; ".join(OTHER_WAYS) + ".",
             innocent,
             committed,
@@ -203,7 +203,7 @@ def _does_not_show(evidence: ScoreEvidence) -> tuple[str, ...]:
         "It does not show that the suspect was never exposed: training on labels alone carries nothing of this mark, "
         "and averaging over teachers or mixing in true labels may leave too little to find.",
         "It says nothing about other keys, other models or other versions of the suspect.",
-        "Had evidence been found, it would show exposure; it does not show theft, nor intent.",
+        "Had evidence been found, it would show exposure; it does not show who acted, or with what intent.",
         innocent,
         committed,
     )

@@ -194,7 +194,8 @@ def _recomputed(
     for name, value in computed.items():
         if name not in passed and not close(stated[name], value):
             raise ReportInvalid(f"{name} does not recompute from the outputs and the key")
-    counted = f"{again.cells} cells, {again.green} green and {options['decoys']} decoys"
+    total = f"{again.green} green" if again.levels is None else f"a total score of {again.green}"
+    counted = f"{again.cells} cells, {total} and {options['decoys']} decoys"
     return Check("recomputed", f"{counted}, all as stated")
 
 

@@ -29,7 +29,7 @@ OTHER_WAYS = (
 )
 
 LIMITS = (
-    "The result speaks of exposure to text that carries this mark. It does not show theft, or intent.",
+    "The result speaks of exposure to text that carries this mark. It does not show who acted, or with what intent.",
     "A dependence on the key can come about in other ways than training on our answers: "
     + "; ".join(OTHER_WAYS)
     + ". This test cannot tell these apart; dates, contracts and logs can.",
@@ -185,7 +185,7 @@ def _does_not_show(evidence: Evidence) -> tuple[str, ...]:
     committed = "All of this rests on a key that was committed to before these outputs existed."
     if evidence.verdict == "evidence found":
         return (
-            "It shows exposure to marked text. It does not show theft, nor intent.",
+            "It shows exposure to marked text. It does not show who acted, or with what intent.",
             "Other explanations remain: " + "; ".join(OTHER_WAYS) + ".",
             innocent,
             committed,
@@ -193,7 +193,7 @@ def _does_not_show(evidence: Evidence) -> tuple[str, ...]:
     return (
         "It does not show that the suspect was never exposed: a trace too weak for this test may be there.",
         "It says nothing about other keys, other models or other versions of the suspect.",
-        "Had evidence been found, it would show exposure; it does not show theft, nor intent.",
+        "Had evidence been found, it would show exposure; it does not show who acted, or with what intent.",
         innocent,
         committed,
     )

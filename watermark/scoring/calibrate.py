@@ -1,4 +1,4 @@
-"""calibrate_scores(): before anything is served, which basis and epsilon find which theft, on the owner's own data.
+"""calibrate_scores(): before anything is served, which basis and epsilon find which copies, on the owner's own data.
 
 The owner plays the thief: students are trained on marked answers to one part of the data, and tested on another, under
 throw-away keys, with surrogates from a third. What comes out is the setting that finds the smallest number of queries
@@ -69,7 +69,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ScoreCalibration:
-    """best: the choice that finds the smallest theft, the least epsilon among equals; None if none finds any."""
+    """best: the choice that finds the smallest copy, the least epsilon among equals; None if none finds any."""
 
     alpha: float
     power: float
