@@ -114,7 +114,7 @@ def test_verify_recomputes_and_an_edited_byte_exits_3(case, tmp_path):
 @pytest.mark.parametrize(
     "change, says",
     [({"gamma": 2.0}, "states what cannot be"), ({"cells": 0, "green": 0}, "the decoy rank is stated as"),
-     ({"gamma": 0.2}, "gamma, levels and power are not those"), ({"power": 0.5}, "gamma, levels and power are not those"),
+     ({"gamma": 0.2}, "levels and power are not those"), ({"power": 0.5}, "levels and power are not those"),
      ({"options": {}}, "does not say with which"), ({"verdict": "inconclusive"}, "does not follow"),
      ({"alternative": "larger"}, "none that is known"), ({"mark": {}}, "unknown scheme"),
      ({"green": "many"}, "states what cannot be")],
