@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .laws import Alternative, Bernoulli, Law
-from .weighted import SumLaw, WeightedSum
+from .weighted import SumLaw, WeightedSum, solved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,31 +232,19 @@ class LevelSum(SumLaw):
         return found
 
     def _tilt(self, values: Ints, excess: float) -> float:
-        """The λ >= 0 that moves the mean by `excess`: Newton's method kept inside a bracket.
-
-        K is convex. Any λ gives a correct tail and a valid bound, so 1e-9 tilted sd is close enough.
-        """
+        """The λ >= 0 that moves the mean by `excess`."""
         _, counts = self._grouped
         levels = np.arange(self.most + 1) - self.law.mean
         weighted = counts * values
-        low, high = 0.0, math.inf
-        bet = min(excess / (self.law.variance * float(weighted @ values)), 1 / float(np.abs(values).max()))
-        for _ in range(200):
+
+        def off(bet: float) -> tuple[float, float]:
             chances = self._tilted_chances(bet * values)
             means = chances @ levels
             variances = np.maximum(chances @ levels**2 - means**2, 0.0)
-            gap = float(weighted @ means) - excess
-            variance = float((weighted * values) @ variances)
-            if abs(gap) <= 1e-9 * math.sqrt(variance):
-                return bet
-            low, high = (bet, high) if gap < 0 else (low, bet)
-            step = bet - gap / variance if variance > 0 else math.inf
-            if not low < step < min(high, 4 * bet + 1e-300):
-                step = 2 * bet if high == math.inf else (low + high) / 2
-            if step == bet:
-                return bet
-            bet = step
-        return bet
+            return float(weighted @ means) - excess, float((weighted * values) @ variances)
+
+        start = excess / (self.law.variance * float(weighted @ values))
+        return solved(off, min(start, 1 / float(np.abs(values).max())))
 
 
 def sum_of(weights: NDArray[np.int32], law: float | Law) -> SumLaw:

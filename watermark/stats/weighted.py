@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -326,17 +327,25 @@ def _tilted_rates(values: Ints, gamma: float, bet: float) -> tuple[Floats, Float
 
 
 def _tilt(values: Ints, counts: Floats, gamma: float, excess: float) -> float:
-    """The λ >= 0 that moves the mean by `excess`: Newton's method kept inside a bracket.
-
-    K is convex. Any λ gives a correct tail and a valid bound, so 1e-9 tilted sd is close enough.
-    """
+    """The λ >= 0 that moves the mean by `excess`."""
     weighted = counts * values
-    low, high = 0.0, math.inf
-    bet = excess / (gamma * (1 - gamma) * float(weighted @ values))
-    for _ in range(200):
+
+    def off(bet: float) -> tuple[float, float]:
         ones, zeros = _tilted_rates(values, gamma, bet)
-        gap = float(weighted @ (ones - gamma)) - excess
-        variance = float((weighted * values) @ (ones * zeros))
+        return float(weighted @ (ones - gamma)) - excess, float((weighted * values) @ (ones * zeros))
+
+    return solved(off, excess / (gamma * (1 - gamma) * float(weighted @ values)))
+
+
+def solved(off: Callable[[float], tuple[float, float]], bet: float) -> float:
+    """The λ at which a tilted mean is where it should be: Newton's method from `bet`, kept inside a bracket.
+
+    off: λ -> (how far the tilted mean lies above its place, the tilted variance). K is convex. Any λ gives a correct
+    tail and a valid bound, so 1e-9 tilted sd is close enough.
+    """
+    low, high = 0.0, math.inf
+    for _ in range(200):
+        gap, variance = off(bet)
         if abs(gap) <= 1e-9 * math.sqrt(variance):
             return bet
         low, high = (bet, high) if gap < 0 else (low, bet)
