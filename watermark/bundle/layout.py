@@ -100,7 +100,10 @@ def opened(case: Path) -> Iterator[Path]:
     files give.
     """
     if case.is_symlink() or not case.exists():
-        raise BundleInvalid(f"no bundle at {case}" if not case.is_symlink() else f"{case} is a symbolic link")
+        raise BundleInvalid(
+            f"no bundle at {case}" if not case.is_symlink() else f"{case} is a symbolic link",
+            hint="`wmark evidence bundle EVIDENCE --answers ANSWERS --output CASE.bag` makes one",
+        )
     if case.is_dir():
         yield case
         return
@@ -122,7 +125,10 @@ def unpack(case: Path, folder: Path) -> None:
                     while part := source.read(1 << 20):
                         sink.write(part)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        raise BundleInvalid(f"{case.name} is not a bundle's zip: {error}") from None
+        raise BundleInvalid(
+            f"{case.name} is not a bundle's zip: {error}",
+            hint="pass CASE.bag, or the zip that `wmark evidence bundle` wrote",
+        ) from None
     except OSError as error:
         raise BundleInvalid(f"{case.name} cannot be unpacked: {error.strerror or error}") from None
     same_archive(case, folder, list(files_of(folder)))
