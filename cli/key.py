@@ -171,7 +171,7 @@ def commit(
     if authority is None:
         console.say(DATING.format(file=output))
         return
-    from watermark.bundle.timestamps import stamp
+    from watermark.timestamps import stamp
 
     reply, dated = stamp(output, authority=authority)
     console.say(f"dated {dated.time} by {dated.authority}: {reply}")

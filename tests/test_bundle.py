@@ -29,7 +29,6 @@ from watermark.bundle import bundle, contents, is_bundle, local_authority, note_
 from watermark.bundle import standalone as alone
 from watermark.bundle.make import check, record_path
 from watermark.bundle.signers import load_identity, load_signer
-from watermark.bundle.timestamps import read_stamp
 from watermark.bundle.verify import verify_bundle
 from watermark.errors import BundleInvalid, ExtraMissing, KeyUnusable, WatermarkError
 from watermark.evidence import Evidence
@@ -37,6 +36,7 @@ from watermark.keys import decoy_keys
 from watermark.probe.log import log_path
 from watermark.stats.laws import Bernoulli
 from watermark.stats.weighted import WeightedSum
+from watermark.timestamps import read_stamp
 
 pytest.importorskip("cryptography")
 pytest.importorskip("rfc3161_client")
@@ -395,7 +395,7 @@ def test_an_authority_is_asked_over_http_only_where_it_is_named(tmp_path, author
     import http.server
     import threading
 
-    from watermark.bundle.timestamps import _answered
+    from watermark.timestamps import _answered
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_POST(self):

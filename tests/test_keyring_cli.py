@@ -275,7 +275,7 @@ def test_a_new_set_is_sealed_by_a_passphrase_that_was_piped_in(tmp_path):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
 def test_a_commitment_is_dated_by_an_authority_and_checked_by_openssl_alone(case, tmp_path):
-    from watermark.bundle.timestamps import local_authority
+    from watermark.timestamps import local_authority
 
     folder, _, ran, _ = case
     local_authority(tmp_path / "authority")
@@ -289,7 +289,7 @@ def test_a_commitment_is_dated_by_an_authority_and_checked_by_openssl_alone(case
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
 def test_without_an_authority_the_commands_that_are_printed_work(case, tmp_path):
-    from watermark.bundle.timestamps import _SETTINGS, local_authority
+    from watermark.timestamps import _SETTINGS, local_authority
 
     folder, _, ran, _ = case
     told = ran("key", "commit", "ours.jwks.age", "by-hand.json").stderr.decode()

@@ -9,7 +9,7 @@ ROOT = Path(watermark.__file__).parent
 ORDER = (
     ("errors",),
     ("files", "keys"),
-    ("chain", "prf", "sealed", "stats"),
+    ("chain", "prf", "sealed", "stats", "timestamps"),
     ("accounts", "engine_config", "markfile", "schemes", "scores"),
     ("tokenizer",),
     ("engine_readers", "mark", "prompts"),

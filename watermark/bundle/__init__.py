@@ -12,8 +12,8 @@ All have one form to the byte, so that any byte that differs is seen. A key's se
 """
 
 from watermark.bundle.make import bundle, note_test, redact, sign, timestamp
-from watermark.bundle.timestamps import Stamp, local_authority, stamp
 from watermark.bundle.verify import contents, is_bundle, verify_bundle
+from watermark.timestamps import Stamp, local_authority, stamp
 
 __all__ = [
     "Stamp",

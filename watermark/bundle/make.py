@@ -47,10 +47,10 @@ from watermark.bundle.readme import readme
 from watermark.bundle.signers import identity_of, load_signer
 from watermark.bundle.standalone import Wrong, lines_of, read_cells, scorable, steps
 from watermark.bundle.statement import before_signing, encoded, envelope, read_envelope, statement
-from watermark.bundle.timestamps import SUFFIX, Stamp, stamp
 from watermark.errors import BundleInvalid, LedgerInvalid, WatermarkError
 from watermark.files import canonical_json, readable_json
 from watermark.probe.log import log_path
+from watermark.timestamps import Stamp, stamp, stamp_beside
 
 if TYPE_CHECKING:
     from watermark.tokenizer import Tokenizer
@@ -104,7 +104,7 @@ def bundle(
         controls=[Path(one) for one in controls],
         detections=_beside(answers, record_path),
         commitment_token=_path(commitment_token),
-        plan_token=_path(plan_token) or _beside(plan, _stamp_path),
+        plan_token=_path(plan_token) or _beside(plan, stamp_beside),
     )
     with tempfile.TemporaryDirectory(prefix=".wmark-", dir=_parent(target)) as place:
         folder = Path(place) / "case"
@@ -650,10 +650,6 @@ def _beside(path: str | Path | None, where: Callable[[Path], Path]) -> Path | No
         return None
     found = where(Path(path))
     return found if found.exists() else None
-
-
-def _stamp_path(path: Path) -> Path:
-    return path.with_name(path.name + SUFFIX)
 
 
 def _path(path: str | Path | None) -> Path | None:

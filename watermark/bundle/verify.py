@@ -13,9 +13,9 @@ from watermark.bundle.layout import ENVELOPE, MOST_JSON, ORIGINAL, TOKEN, digest
 from watermark.bundle.signers import load_identity
 from watermark.bundle.standalone import Wrong, loads, steps
 from watermark.bundle.statement import signed_by
-from watermark.bundle.timestamps import read_stamp
 from watermark.errors import BundleInvalid, ReportInvalid
 from watermark.report.checks import Check
+from watermark.timestamps import read_stamp
 
 if TYPE_CHECKING:
     from watermark.evidence import Evidence

@@ -19,9 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from watermark.bundle.layout import digest_of, read_limited
 from watermark.errors import BundleInvalid, ExtraMissing, WatermarkError
-from watermark.files import write_new
+from watermark.files import sha256_of, write_new
 
 SUFFIX = ".tsr"
 _MOST = 1 << 20
@@ -77,11 +76,15 @@ def stamp(path: Path, *, authority: str | Path, output: Path | None = None) -> t
     authority: an https or http address, or a folder that `local_authority` made. Raises BundleInvalid if the answer is
     not for this file, WatermarkError if the authority does not answer.
     """
-    target = output or path.with_name(path.name + SUFFIX)
+    target = output or stamp_beside(path)
+    if not path.is_file():
+        raise WatermarkError(
+            f"{path} is no file or bundle that could be stamped", hint="name a plan, a file of commitments, or a bundle"
+        )
     if target.exists():
         raise BundleInvalid(f"{target} is there already; a time stamp is not written over")
-    answer = token(digest_of(path), authority=authority)
-    found = read_stamp(answer, digest_of(path), name=target.name)
+    answer = token(sha256_of(path), authority=authority)
+    found = read_stamp(answer, sha256_of(path), name=target.name)
     write_new(target, answer, mode=0o644)
     return target, found
 
@@ -139,6 +142,11 @@ def local_authority(folder: Path) -> Path:
     return folder
 
 
+def stamp_beside(path: Path) -> Path:
+    """Where the time stamp of a file stands: `.tsr` added to its name."""
+    return path.with_name(path.name + SUFFIX)
+
+
 def openssl() -> str | None:
     """Where openssl is, if it is."""
     return shutil.which("openssl")
@@ -156,6 +164,20 @@ def moment(told: str) -> datetime:
     except (ValueError, TypeError):
         raise BundleInvalid(f"{told!r} is no time") from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def read_stamp_file(path: Path, digest: str, *, authorities: list[Path] | None = None) -> Stamp:
+    """What the token in a file says of a SHA-256 in hex. Raises as `read_stamp`."""
+    return read_stamp(_read(path), digest, authorities=authorities, name=path.name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MOST:
+            raise BundleInvalid(f"{path} is longer than a time stamp or a certificate can be")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleInvalid(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _query(digest: bytes) -> bytes:
@@ -202,7 +224,7 @@ def _verify(response: Any, digest: bytes, authorities: list[Path], name: str) ->
     builder = rfc3161_client.VerifierBuilder()
     for path in authorities:
         try:
-            found = x509.load_pem_x509_certificates(read_limited(path, str(path), most=_MOST))
+            found = x509.load_pem_x509_certificates(_read(path))
         except ValueError:
             raise BundleInvalid(f"{path} is no certificate in PEM") from None
         for certificate in found:
