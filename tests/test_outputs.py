@@ -347,3 +347,14 @@ def test_ids_win_over_text_and_missing_names_are_counted(tmp_path):
     path = tmp_path / "o.jsonl"
     path.write_bytes(_lines([{"text": "a", "token_ids": [1]}, {"text": "b"}]))
     assert list(Outputs(path)) == [Output("0", text="a", token_ids=(1,)), Output("1", text="b")]
+
+
+def test_a_folder_of_json_lines_is_read_by_name(tmp_path):
+    """Its query log is none of its answers."""
+    (tmp_path / "sub").mkdir()
+    for name in ("b.jsonl", "a.jsonl", "sub/c.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"id": name, "text": name}) + "\n")
+    (tmp_path / "a.jsonl.log.jsonl").write_text('{"format": "a log"}\n')
+    with gzip.open(tmp_path / "ab.jsonl.gz", "wt") as stream:
+        stream.write(json.dumps({"id": "packed", "text": "packed"}) + "\n")
+    assert [o.id for o in Outputs(tmp_path)] == ["a.jsonl", "packed", "b.jsonl", "sub/c.jsonl"]

@@ -1,4 +1,4 @@
-"""A suspect's outputs: JSON Lines (plain, .gz, .zst), Parquet or a datasets folder, read one by one.
+"""A suspect's outputs: JSON Lines (plain, .gz, .zst), Parquet, or a folder of either or of datasets, read one by one.
 
 Each output is {id, prompt?, text | token_ids, prompt_token_ids?, logprobs?, meta?}. A bad line names its number;
 with `skip_bad` it is counted instead.
@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,6 +21,7 @@ from watermark.errors import ExtraMissing, OutputsInvalid
 
 FIELDS = ("id", "prompt", "text", "token_ids", "prompt_token_ids", "logprobs", "meta")
 _MAX_LINE = 64 * 2**20
+_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _ZSTD, _GZIP, _PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
 
 
@@ -38,6 +40,9 @@ class Output:
     prompt_token_ids: tuple[int, ...] | None = None
     messages: tuple[dict[str, str], ...] | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+Raw = tuple[str, "dict[str, Any] | OutputsInvalid"]  # where a record stands, and what it holds or why that is bad
 
 
 @dataclass(frozen=True)
@@ -71,44 +76,55 @@ class Outputs:
             raise OutputsInvalid(f"no outputs at {self.path}", hint="pass a .jsonl file of the suspect's answers")
 
     def __iter__(self) -> Iterator[Output]:
+        read = 0
+        for output in self.parsed(self._records()):
+            read += 1
+            yield output
+        self.require(read, self.skipped)
+
+    def parsed(self, records: Iterable[Raw]) -> Iterator[Output]:
+        """The outputs of raw records, the bad ones counted in `skipped` or raised; ids are counted from 0."""
         self.skipped, read = 0, 0
-        for where, found in self._records():
+        for where, found in records:
             try:
                 if isinstance(found, OutputsInvalid):
                     raise found
-                yield self._output(found, where, read)
-                read += 1
+                output = self._output(found, where, read)
             except OutputsInvalid:
                 if not self.skip_bad:
                     raise
                 self.skipped += 1
+                continue
+            read += 1
+            yield output
+
+    def require(self, read: int, skipped: int) -> None:
+        """Raises OutputsInvalid if nothing was read."""
         if read == 0:
-            reason = f"all {self.skipped} records are bad" if self.skipped else "it is empty"
+            reason = f"all {skipped} records are bad" if skipped else "it is empty"
             raise OutputsInvalid(
                 f"{self.path} holds no outputs: {reason}", hint='each line should be {"id": …, "prompt": …, "text": …}'
             )
 
-    def _records(self) -> Iterator[tuple[str, dict[str, Any] | OutputsInvalid]]:
-        if self.path.is_dir():
-            return self._numbered("row", _arrow_rows(self.path))
-        with self.path.open("rb") as stream:
-            start = stream.read(4)
-        if start == _PARQUET:
-            return self._numbered("row", _parquet_rows(self.path))
-        return self._lines(start)
+    def _records(self) -> Iterator[Raw]:
+        if not self.path.is_dir():
+            return self._file(self.path)
+        lines = json_lines_of(self.path)
+        if lines:
+            return chain.from_iterable(self._lines(path, _start(path)) for path in lines)
+        return self._numbered("row", _arrow_rows(self.path))
 
-    def _numbered(self, unit: str, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _file(self, path: Path) -> Iterator[Raw]:
+        start = _start(path)
+        return self._numbered("row", _parquet_rows(path)) if start == _PARQUET else self._lines(path, start)
+
+    def _numbered(self, unit: str, rows: Iterable[dict[str, Any]]) -> Iterator[Raw]:
         for number, row in enumerate(rows, 1):
-            yield f"{self.path}, {unit} {number}", {k: v for k, v in row.items() if v is not None}
+            yield f"{self.path}, {unit} {number}", present(row)
 
-    def _lines(self, start: bytes) -> Iterator[tuple[str, dict[str, Any] | OutputsInvalid]]:
-        with _decompressed(self.path, start) as stream:
-            number = 0
-            while line := _next_line(stream, self.path, number + 1):
-                number += 1
-                where = f"{self.path}, line {number}"
-                if line.strip():
-                    yield where, _decoded(line, where)
+    def _lines(self, path: Path, start: bytes) -> Iterator[Raw]:
+        with _decompressed(path, start) as stream:
+            yield from decoded_lines(stream, path)
 
     def _output(self, found: dict[str, Any], where: str, index: int) -> Output:
         record = self._renamed(found, where)
@@ -149,6 +165,43 @@ class Outputs:
         return found
 
 
+def json_lines_of(folder: Path) -> list[Path]:
+    """The JSON Lines files of a folder that holds neither Arrow nor Parquet files, by name; query logs are none."""
+    if any(next(folder.rglob(f"*.{kind}"), None) for kind in ("arrow", "parquet")):
+        return []
+    return sorted(path for ending in _LINES for path in folder.rglob(f"*{ending}") if not _is_log(path.name))
+
+
+def _is_log(name: str) -> bool:
+    return name.endswith(".log.jsonl")
+
+
+def decoded_lines(stream: IO[bytes], path: Path | str, *, first: int = 1) -> Iterator[Raw]:
+    """The records of JSON Lines with the places where they stand. first: the number of the first line."""
+    for number, line in numbered_lines(stream, path, first=first):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, _decoded(line, where)
+
+
+def numbered_lines(stream: IO[bytes], path: Path | str, *, first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers. Raises OutputsInvalid where the file is damaged, binary, or a line has no end."""
+    number = first
+    while line := _next_line(stream, path, number):
+        yield number, line
+        number += 1
+
+
+def present(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table without its empty fields."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(4)
+
+
 def _mapping(fields: Mapping[str, str]) -> dict[str, str]:
     return {name: fields.get(name, name) for name in FIELDS}
 
@@ -170,7 +223,7 @@ def _decoded(line: bytes, where: str) -> dict[str, Any] | OutputsInvalid:
     return found
 
 
-def _next_line(stream: IO[bytes], path: Path, number: int) -> bytes:
+def _next_line(stream: IO[bytes], path: Path | str, number: int) -> bytes:
     try:
         line = stream.readline(_MAX_LINE + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -250,7 +303,7 @@ def _arrow_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Rows of a folder written by datasets' save_to_disk, or of a folder of Parquet files."""
     arrows, parquets = sorted(folder.rglob("*.arrow")), sorted(folder.rglob("*.parquet"))
     if not arrows and not parquets:
-        raise OutputsInvalid(f"{folder} is not a datasets folder: no .arrow or .parquet file in it")
+        raise OutputsInvalid(f"{folder} is not a datasets folder: no .arrow, .parquet or .jsonl file in it")
     if (folder / "dataset_dict.json").exists():
         raise OutputsInvalid(f"{folder} holds several splits", hint="pass the folder of one split")
     for path in parquets if not arrows else []:
