@@ -243,13 +243,20 @@ def _next_line(stream: IO[bytes], path: Path | str, number: int) -> bytes:
 def _decompressed(path: Path, start: bytes) -> IO[bytes]:
     if start[:2] == _GZIP:
         return cast("IO[bytes]", gzip.open(path, "rb"))
+    return unpacked(path.open("rb"), start, path.name)
+
+
+def unpacked(stream: IO[bytes], start: bytes, name: str) -> IO[bytes]:
+    """What a compressed stream holds; the stream itself if it is not compressed. start: its first four bytes."""
+    if start[:2] == _GZIP:
+        return cast("IO[bytes]", gzip.open(stream, "rb"))
     if start == _ZSTD:
         try:
             import zstandard
         except ImportError:
-            raise ExtraMissing("zstandard", "scale", f"reading {path.name}") from None
-        return io.BufferedReader(_Frames(path.open("rb"), zstandard.ZstdDecompressor().decompressobj))
-    return path.open("rb")
+            raise ExtraMissing("zstandard", "scale", f"reading {name}") from None
+        return io.BufferedReader(_Frames(stream, zstandard.ZstdDecompressor().decompressobj))
+    return stream
 
 
 class _Frames(io.RawIOBase):
