@@ -94,6 +94,13 @@ class Tokenizer:
         return self.texts([[i] for i in ids])
 
     @classmethod
+    def from_text(cls, described: str, source: str) -> Tokenizer:
+        """From the content of a tokenizer.json. source: where it was found."""
+        import tokenizers
+
+        return cls._ready(tokenizers.Tokenizer.from_str(described), source)
+
+    @classmethod
     def _from_file(cls, described: Path, source: str) -> Tokenizer:
         import tokenizers
 
@@ -101,6 +108,10 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(described))
         except Exception as error:  # the library raises bare Exception
             raise OutputsInvalid(f"{described} is not a readable tokenizer: {error}") from None
+        return cls._ready(backend, source)
+
+    @classmethod
+    def _ready(cls, backend: Any, source: str) -> Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 VOTES = "votes"
 SAMPLED = 4
-_BATCH = 512
+BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def observe(
     """
     if tokenizer is not None:
         mark.check_tokenizer(tokenizer)
-    reader = _Reader(Rules(mark, tokenizer, served))
+    reader = Reader(Rules(mark, tokenizer, served))
     stream = iter(outputs)
-    while batch := tuple(islice(stream, _BATCH)):
+    while batch := tuple(islice(stream, BATCH)):
         reader.read(batch)
         if progress is not None:
             progress(len(reader.names))
@@ -102,8 +102,8 @@ def observe(
 
 
 @dataclass
-class _Reader:
-    """rules: for answers as they came. `loosely`: for readings with changes undone. `aside`: for further readings."""
+class Reader:
+    """Reads batches of answers into cells. rules: for answers as they came. `loosely`: for readings with changes undone. `aside`: for further readings."""
 
     rules: Rules
     names: list[str] = field(default_factory=list)
@@ -154,10 +154,14 @@ class _Reader:
             self.shown.append((output.id, np.asarray(tokens, dtype=np.int64)))
         return starts
 
-    def finish(self) -> Observations:
+    def cells(self) -> tuple[NDArray[Any], ...]:
+        """(windows, choices, documents, positions) of all cells that may be scored, each as often as it stands."""
         h = self.rules.mark.scheme.window
         empty = (np.empty((0, h), np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64), np.empty(0, np.int64))
-        windows, choices, documents, positions = (np.concatenate(p) for p in zip(empty, *self.parts, strict=True))
+        return tuple(np.concatenate(part) for part in zip(empty, *self.parts, strict=True))
+
+    def finish(self) -> Observations:
+        windows, choices, documents, positions = self.cells()
         _, kept = np.unique(prf.cell_ids(*canonical(self.rules.mark.scheme, windows, choices)), return_index=True)
         kept.sort()
         own = positions >= 0
