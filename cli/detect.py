@@ -12,6 +12,7 @@ from . import console, marks
 
 if TYPE_CHECKING:
     from watermark.evidence import Evidence
+    from watermark.plan import Dated
 
 
 class Alternative(enum.StrEnum):
@@ -63,6 +64,9 @@ def detect(
     exploratory: Annotated[
         bool, typer.Option("--exploratory", help="Depart from the plan; the evidence says so.")
     ] = False,
+    authority: Annotated[
+        list[Path] | None, typer.Option(help="Certificate of the authority that stamped the plan; may be repeated.")
+    ] = None,
     calibration: Annotated[Path | None, typer.Option(help="Control students, for a dose: `wmark calibrate`.")] = None,
     ambient: Annotated[
         Path | None, typer.Option(help="Evidence of a model exposed as the public is; its dose stands beside.")
@@ -82,8 +86,8 @@ def detect(
     """
     if alpha is not None and not 0 < alpha < 1:
         raise typer.BadParameter(f"--alpha must lie between 0 and 1, found {alpha}")
-    if (exploratory and plan is None) or (ambient is not None and calibration is None):
-        raise typer.BadParameter("--exploratory goes with --plan, and --ambient with --calibration")
+    if ((exploratory or authority) and plan is None) or (ambient is not None and calibration is None):
+        raise typer.BadParameter("--exploratory and --authority go with --plan, and --ambient with --calibration")
     if suspect is None and (outputs is None or control):
         raise typer.BadParameter("pass the suspect's OUTPUTS, or --suspect MODEL; --control goes with --suspect")
     if (suspect is not None) + logprobs + samples > 1:
@@ -93,9 +97,8 @@ def detect(
     from watermark.keyring import KeySet
     from watermark.mark import load_profile
     from watermark.outputs import Outputs
-    from watermark.plan import read_plan
 
-    fixed = None if plan is None else read_plan(plan)
+    fixed = None if plan is None else marks.planned(plan, authority)
     used, progress = marks.opened(mark), console.progress(quiet=quiet)
     if profile is not None:
         if isinstance(used, KeySet):
@@ -104,7 +107,7 @@ def detect(
         check_against(used, published)
         used.check_profile(published)
     if outputs is None:
-        outputs = asked(str(suspect), beside=output, progress=progress)
+        outputs = asked(str(suspect), beside=output, planned=fixed, exploratory=exploratory, progress=progress)
     evidence = run(
         Outputs(outputs, skip_bad=skip_bad, fields=named(field or [])),
         used,
@@ -118,7 +121,7 @@ def detect(
         clean=clean,
         cells=cells,
         decoys=decoys,
-        alpha=alpha or (0.001 if fixed is None else fixed.level),
+        alpha=alpha or (0.001 if fixed is None else fixed.plan.level),
         alternative=alternative.value,
         stopped=stopped,
         plan=fixed,
@@ -145,12 +148,16 @@ def detect(
         raise typer.Exit({"evidence found": 10, "inconclusive": 20}.get(evidence.verdict, 0))
 
 
-def asked(suspect: str, *, beside: Path | None, progress: Any) -> Path:
+def asked(suspect: str, *, beside: Path | None, planned: Dated | None, exploratory: bool, progress: Any) -> Path:
     """The suspect's own answers to our prompts, made now unless they are there; kept beside the evidence."""
+    from watermark.plan import before_asking
     from watermark.probe import ask, default_prompts, open_suspect
 
-    path = (beside or Path("evidence.json")).with_suffix(".answers.jsonl")
-    ask(open_suspect(suspect), default_prompts(suspect), path, progress=progress)
+    path, prompts = (beside or Path("evidence.json")).with_suffix(".answers.jsonl"), default_prompts(suspect)
+    said = None
+    if planned is not None:
+        said = before_asking(planned, prompts=prompts, output=path, exploratory=exploratory)
+    ask(open_suspect(suspect), prompts, path, plan=said, progress=progress)
     console.say(f"the suspect's answers are in {path}")
     return path
 
@@ -199,8 +206,10 @@ def summary(evidence: Evidence) -> str:
         f"read          {evidence.documents_read:,} answers, {evidence.tokens_read:,} tokens",
     ]
     if evidence.plan is not None:
+        dated = evidence.plan["since"]
         lines.append(
-            f"plan          {evidence.plan['status']}" + "".join(f"; {m}" for m in evidence.plan["mismatches"])
+            f"plan          {evidence.plan['status']}, of {dated['time']} by {dated['by']}"
+            + "".join(f"; {m}" for m in evidence.plan["mismatches"])
         )
     if evidence.dose is not None:
         lines.append(

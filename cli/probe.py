@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import console
+from . import console, marks
 
 if TYPE_CHECKING:
+    from watermark.mark import Watermark
     from watermark.watch import Watch
 
 
@@ -41,14 +42,26 @@ def probe(
     stop_at: Annotated[
         float | None, typer.Option(help="Watch the answers, and stop once the e-process passes 1 over this level.")
     ] = None,
-    mark: Annotated[Path | None, typer.Option(help="The watermark file to watch for, with --stop-at.")] = None,
+    mark: Annotated[
+        Path | None, typer.Option(help="The watermark file to watch for, with --stop-at; or a key set, with --plan.")
+    ] = None,
     reference: Annotated[str | None, typer.Option(help="A model to subtract while watching.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="The plan these questions are asked under; the query log's first line names it.")
+    ] = None,
+    exploratory: Annotated[
+        bool, typer.Option("--exploratory", help="Depart from the plan; the query log says so.")
+    ] = False,
+    authority: Annotated[
+        list[Path] | None, typer.Option(help="Certificate of the authority that stamped the plan; may be repeated.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Ask a suspect our prompts, keep its answers and a log of every request; a stopped run goes on.
 
     Example: wmark probe http://localhost:8000/v1 --output suspect.jsonl --max-requests 500
+    Example: wmark probe http://localhost:8000/v1 --plan plan.json --prompts probes.jsonl --output suspect.jsonl
     """
     if api not in ("chat", "completions"):
         raise typer.BadParameter("--api is chat or completions")
@@ -56,12 +69,30 @@ def probe(
         raise typer.BadParameter("--stop-at LEVEL and --mark FILE go together, and --reference goes with them")
     if stop_at is not None and not 0 < stop_at < 1:
         raise typer.BadParameter(f"--stop-at is a level between 0 and 1, found {stop_at}")
+    if plan is None and (exploratory or authority):
+        raise typer.BadParameter("--exploratory and --authority go with --plan")
     from dataclasses import asdict
 
     from watermark.probe import Draw, Limits, ask, default_prompts, open_suspect
     from watermark.prompts import read_prompts
 
     asked = read_prompts(prompts) if prompts else default_prompts(suspect)
+    dated = None if plan is None else marks.planned(plan, authority)
+    used = None if mark is None else marks.one(mark, dated)
+    said = None
+    if dated is not None:
+        from watermark.plan import before_asking
+
+        said = before_asking(
+            dated,
+            prompts=asked,
+            output=output,
+            samples=samples,
+            logprobs=logprobs > 0,
+            mark=used,
+            stop_at=stop_at,
+            exploratory=exploratory,
+        )
     done = ask(
         open_suspect(suspect, model=model, api=api, key_env=api_key_env, any_model=any_model, timeout=timeout),
         asked,
@@ -70,7 +101,8 @@ def probe(
         samples=samples,
         limits=Limits(concurrency, rate, retries, max_requests=max_requests, max_tokens=max_tokens_total),
         consistency=consistency,
-        stop=None if stop_at is None else watch(mark, stop_at, logprobs > 0, reference),
+        stop=None if stop_at is None or used is None else watch(used, stop_at, logprobs > 0, reference),
+        plan=said,
         progress=console.progress(len(asked) * samples, quiet=quiet),
     )
     console.clear()
@@ -83,15 +115,13 @@ def probe(
         raise typer.Exit(1)
 
 
-def watch(mark: Path | None, level: float, logprobs: bool, reference: str | None) -> Watch:
+def watch(mark: Watermark, level: float, logprobs: bool, reference: str | None) -> Watch:
     """The e-process that ends the run once it has seen enough."""
     from watermark.embed.answers import Model
-    from watermark.mark import Watermark
     from watermark.watch import Watch
 
-    used = Watermark.load(str(mark))
-    tokenizer = used.tokenizer()
+    tokenizer = mark.tokenizer()
     if tokenizer is None:
-        raise typer.BadParameter(f"{mark} is bound to no tokenizer, so that text cannot be watched for it")
+        raise typer.BadParameter(f"mark {mark.key.kid} is bound to no tokenizer, so that text cannot be watched for it")
     beside = None if reference is None else Model.load(reference)
-    return Watch(used, tokenizer, alpha=level, logprobs=logprobs, reference=beside)
+    return Watch(mark, tokenizer, alpha=level, logprobs=logprobs, reference=beside)

@@ -15,7 +15,7 @@ from watermark.evidence import Evidence
 from watermark.files import canonical_json
 from watermark.keys import decoy_keys
 from watermark.mark import Binding, Watermark
-from watermark.plan import plan
+from watermark.plan import before_asking, plan
 from watermark.probe.answers import to_answer
 from watermark.probe.log import QueryLog, answer_digest, log_path
 from watermark.probe.question import Attempt, Draw, Question, Reply
@@ -99,7 +99,8 @@ def build(
     if planned:
         _planned(mark, folder, decoys, plan_made)
     texts = marked(mark, tokenizer, answers, tokens)
-    ask(folder / "answers.jsonl", prompts, [(said or "") + text for text in texts])
+    named = folder / "plan.json" if planned and not exploratory else None
+    ask(folder / "answers.jsonl", prompts, [(said or "") + text for text in texts], plan=named)
     evidence = detect(
         folder / "answers.jsonl",
         mark,
@@ -140,9 +141,12 @@ def _words(tokenizer: Tokenizer) -> np.ndarray:
     return np.array([i for i, found in enumerate(spelled) if found is not None and len(found) == 3])
 
 
-def ask(path: Path, prompts: list[Prompt], texts: list[str], first: float = FIRST) -> None:
-    """Answers and their log as `wmark probe` writes them."""
-    log = QueryLog(log_path(path), {"suspect": {"model": "suspect"}, "run": "0123456789abcdef", "created": MADE})
+def ask(path: Path, prompts: list[Prompt], texts: list[str], first: float = FIRST, plan: Path | None = None) -> None:
+    """Answers and their log as `wmark probe` writes them. plan: that which the log's first line names."""
+    settings: dict[str, Any] = {"suspect": {"model": "suspect"}, "run": "0123456789abcdef", "created": MADE}
+    if plan is not None:
+        settings["plan"] = before_asking(plan, prompts=prompts, output=path, now=datetime.fromtimestamp(first, UTC))
+    log = QueryLog(log_path(path), settings)
     with path.open("wb") as stream:
         for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
             sent = first + 2 * number

@@ -16,7 +16,7 @@ ORDER = (
     ("engines", "keyring", "ledger", "outputs", "testing"),
     ("embed", "observe"),
     ("probe",),
-    ("access", "estimate", "evidence"),
+    ("access", "beforehand", "estimate", "evidence"),
     ("assess",),
     ("calibrate", "inforce", "plan", "scoring"),
     ("attribute", "detect", "watch"),

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,16 @@ from tiny import tiny_model
 from typer.testing import CliRunner
 from wmark_cli.main import app
 
+from watermark import beforehand
 from watermark.detect import detect
 from watermark.embed.answers import Model
-from watermark.errors import PlanMismatch
+from watermark.errors import BundleInvalid, PlanMismatch
 from watermark.estimate import measured_slopes
 from watermark.evidence import Evidence
+from watermark.keys import decoy_keys
 from watermark.mark import Watermark
-from watermark.outputs import Output, Outputs
-from watermark.plan import check, first_query, model_named, plan, read_plan
+from watermark.outputs import Output
+from watermark.plan import before_asking, check, model_named, plan, read_dated, read_plan
 from watermark.probe.log import QueryLog, log_path
 from watermark.probe.question import Attempt, Draw, Question
 from watermark.prompts import Prompt
@@ -55,6 +57,21 @@ def answers(source, mark) -> list[Output]:
     return [
         Output(f"a{n}", token_ids=tuple(row), prompt=f"What is {n} good for?") for n, row in enumerate(ids.tolist())
     ]
+
+
+def asked(folder: Path, answers: list[Output], under=None, **said) -> Path:
+    """The answers as `wmark probe --plan` leaves them, with their log; under: the plan that its first line names."""
+    path = folder / "answers.jsonl"
+    rows = [{"token_ids": output.token_ids, "prompt": output.prompt} for output in answers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = [Prompt(output.id, output.prompt, ()) for output in answers]
+    note = None if under is None else before_asking(under, prompts=prompts, output=path)
+    log = QueryLog(log_path(path), {"suspect": {"model": "m"}, "plan": note} | said)
+    for prompt in prompts:
+        sent = datetime.now(UTC).timestamp() + 1
+        log.request(Attempt(Question(prompt.id, 0, prompt, Draw()), 1, sent, sent + 1, "answered"), answer_sha256=None)
+    log.close()
+    return path
 
 
 def _differing(planned, mark, answers, /, **changed) -> list[str]:
@@ -191,12 +208,9 @@ def test_every_departure_is_named(planned, mark, answers, tmp_path):
         ({"prompts": [a.prompt for a in [*answers, stranger]]}, "1 of the prompts that were answered are not among"),
         ({"prompts": [a.prompt for a in [*answers, answers[3]]]}, f"there are {COUNT + 1} answers, planned {COUNT}"),
         ({"prompts": [a.prompt for a in answers] + [None]}, "1 answers came without their prompt"),
-        ({"first_query": "2020-01-01T00:00:00.000+00:00"}, "the first question was asked at 2020"),
     ):
         found = _differing(planned, mark, answers, **changed)
         assert any(words in one for one in found), (changed, found)
-    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    assert _differing(planned, mark, answers, first_query=later) == []
 
 
 def test_an_eprocess_may_end_early_and_no_other_test_may(mark, folder, answers):
@@ -220,8 +234,11 @@ def test_models_are_known_by_their_weights_not_their_names(mark, folder, tmp_pat
 
 def test_detect_keeps_to_its_plan(planned, mark, answers, tokenizer, tmp_path):
     planned.save(tmp_path / "plan.json")
-    found = detect(answers, mark, tokenizer=tokenizer, plan=tmp_path / "plan.json")
+    path = asked(tmp_path, answers, tmp_path / "plan.json")
+    found = detect(path, mark, tokenizer=tokenizer, plan=tmp_path / "plan.json")
     assert found.plan["status"] == "confirmatory"
+    assert found.plan["named_in_log"]
+    assert found.plan["since"]["by"] == "its maker's word"
     assert (found.plan["digest"], found.plan["mismatches"]) == (planned.digest, [])
     assert found.plan["level"] == found.alpha
     found.save(tmp_path / "evidence.json")
@@ -231,12 +248,13 @@ def test_detect_keeps_to_its_plan(planned, mark, answers, tokenizer, tmp_path):
     assert free.log10_p == found.log10_p
 
 
-def test_detect_refuses_another_run_unless_it_is_called_exploratory(planned, mark, answers, tokenizer):
+def test_detect_refuses_another_run_unless_it_is_called_exploratory(planned, mark, answers, tokenizer, tmp_path):
     run = {"tokenizer": tokenizer, "plan": planned, "alpha": 0.01, "decoys": 99}
+    path = asked(tmp_path, answers, planned)
     with pytest.raises(PlanMismatch, match="decoys is 99, planned 999; alpha is 0.01, planned 0.001") as caught:
-        detect(answers, mark, **run)
+        detect(path, mark, **run)
     assert "--exploratory" in str(caught.value.hint)
-    found = detect(iter(answers), mark, exploratory=True, **run)
+    found = detect(path, mark, exploratory=True, **run)
     assert found.plan["status"] == "exploratory"
     assert found.plan["mismatches"] == ["decoys is 99, planned 999", "alpha is 0.01, planned 0.001"]
     with pytest.raises(ValueError, match="pass plan"):
@@ -250,25 +268,128 @@ def test_a_run_is_refused_before_anything_is_read(planned, mark, tokenizer, answ
     assert told == []
 
 
-def test_too_few_tokens_are_seen_before_a_p_value_is(mark, folder, answers, tokenizer):
+def test_too_few_tokens_are_seen_before_a_p_value_is(mark, folder, answers, tokenizer, tmp_path):
     made = plan(mark, access="text", prompts=folder / "probes.jsonl", slope=0.5, tokens_per_answer=400)
     told = []
+    path = asked(tmp_path, answers, made)
     with pytest.raises(PlanMismatch, match="tokens were read, planned at least 9,600"):
-        detect(answers, mark, tokenizer=tokenizer, plan=made, progress=lambda word, count: told.append(word))
+        detect(path, mark, tokenizer=tokenizer, plan=made, progress=lambda word, count: told.append(word))
     assert set(told) == {"answers read"}
 
 
-def test_query_log_says_when_the_first_question_was_asked(tmp_path, planned, mark, answers):
-    path = tmp_path / "answers.jsonl"
-    path.write_text("".join(json.dumps({"token_ids": a.token_ids, "prompt": a.prompt}) + "\n" for a in answers))
-    assert first_query(Outputs(path)) is None
-    log = QueryLog(log_path(path), {"suspect": {"model": "m"}})
-    question = Question("q", 0, Prompt("q", "What?", ()), Draw())
-    log.request(Attempt(question, 1, 1_500_000_000.0, 1_500_000_001.0, "answered"), answer_sha256=None)
+def _log(path: Path, sent: list[float], **header) -> Path:
+    """A query log of questions sent at these times, its lines in this order."""
+    log = QueryLog(log_path(path), {"suspect": {"model": "m"}, "created": "2017-01-01T00:00:00+00:00"} | header)
+    for place, when in enumerate(sent):
+        question = Question(f"q{place}", place, Prompt(f"q{place}", "What?", ()), Draw())
+        log.request(Attempt(question, 1, when, when + 1, "answered"), answer_sha256=None)
     log.close()
-    assert first_query(Outputs(path)).startswith("2017-07-14")
-    with pytest.raises(PlanMismatch, match="the first question was asked at 2017"):
+    return path
+
+
+def test_a_plan_younger_than_the_first_question_cannot_be_confirmatory(tmp_path, planned, mark, answers, tokenizer):
+    path = _log(tmp_path / "answers.jsonl", [1_500_000_900.0, 1_500_000_000.0])
+    path.write_text("".join(json.dumps({"token_ids": a.token_ids, "prompt": a.prompt}) + "\n" for a in answers))
+    assert beforehand.asked(path).first.startswith("2017-07-14T02:40:00")  # the earliest, in whichever line it stands
+    with pytest.raises(
+        PlanMismatch, match="the first question was asked at 2017-07-14T02:40:00.*, the plan made later"
+    ):
         detect(path, mark, plan=planned)
+    found = detect(path, mark, tokenizer=tokenizer, plan=planned, exploratory=True)
+    assert found.plan["status"] == "exploratory"
+    assert "the query log names no plan, and this one bears no time stamp" in found.plan["mismatches"][-1]
+
+
+def test_a_back_dated_plan_is_refused_unless_the_log_names_it_or_a_stamp_dates_it(tmp_path, planned, mark, answers):
+    """Made after the first question, with a date before it: nothing in the plan itself can tell."""
+    dated = dataclasses.replace(planned, created="2016-01-01T00:00:00+00:00")
+    path = _log(tmp_path / "answers.jsonl", [1_500_000_000.0])
+    said = beforehand.asked(path)
+    by_word, early, late = (
+        beforehand.Since(dated.created),
+        beforehand.Since("2017-07-01T00:00:00+00:00", "an authority"),
+        beforehand.Since("2018-01-01T00:00:00+00:00", "an authority"),
+    )
+    assert "only its maker says that it came first" in beforehand.departures(dated.digest, by_word, said)[0]
+    assert beforehand.departures(dated.digest, early, said) == []
+    assert "made later, at 2018-01-01T00:00:00+00:00, by a time stamp" in beforehand.departures("", late, said)[0]
+    named = beforehand.Asked(said.began, said.first, {"digest": dated.digest, "mismatches": []})
+    assert beforehand.departures(dated.digest, by_word, named) == []
+    assert "asked under another plan" in beforehand.departures(planned.digest, early, named)[0]
+    assert "no query log" in beforehand.departures(dated.digest, early, None)[0]
+    strange = dataclasses.replace(said, began="2018-01-01T00:00:00+00:00")
+    assert "was begun at 2018" in beforehand.departures(dated.digest, early, strange)[0]
+
+
+def test_without_a_query_log_no_run_is_confirmatory(planned, mark, answers, tokenizer):
+    with pytest.raises(PlanMismatch, match="no query log stands beside the answers"):
+        detect(answers, mark, tokenizer=tokenizer, plan=planned)
+
+
+def test_a_plan_swapped_after_the_first_question_is_refused(planned, mark, folder, answers, tokenizer, tmp_path):
+    path = asked(tmp_path, answers, planned)
+    other = plan(mark, access="text", prompts=folder / "probes.jsonl", tokens_per_answer=30, slope=4.1)
+    swapped = dataclasses.replace(other, created=planned.created)
+    with pytest.raises(PlanMismatch, match="the questions were asked under another plan"):
+        detect(path, mark, tokenizer=tokenizer, plan=swapped)
+    prompts = [Prompt(output.id, output.prompt, ()) for output in answers]
+    with pytest.raises(PlanMismatch, match="the questions were asked under another plan"):
+        before_asking(swapped, prompts=prompts, output=path)
+    assert before_asking(planned, prompts=prompts, output=path)["mismatches"] == []
+
+
+def test_questions_that_were_not_planned_are_named_before_they_are_asked(planned, mark, folder, answers, tmp_path):
+    prompts = [Prompt(output.id, output.prompt, ()) for output in answers]
+    other = Watermark(mark.scheme, next(iter(decoy_keys(b"other", 1))), mark.binding)
+    for changed, words in (
+        ({"prompts": prompts[1:]}, "1 of the planned probes are not among the prompts"),
+        ({"prompts": [*prompts, Prompt("x", "Who?", ())]}, "1 of the prompts are not among the planned probes"),
+        ({"samples": 2}, "answers to each prompt is 2, planned 1"),
+        ({"mark": other}, "key is"),
+        ({"stop_at": 0.01}, "stopping rule is e-process, planned none; level is 0.01, planned 0.001"),
+        ({"now": datetime(2020, 1, 1, tzinfo=UTC)}, "by its maker's word, which is yet to come"),
+    ):
+        options = {"prompts": prompts, "output": tmp_path / "a.jsonl"} | changed
+        with pytest.raises(PlanMismatch, match=words):
+            before_asking(planned, **options)
+        assert words.split(";")[0] in before_asking(planned, exploratory=True, **options)["mismatches"][0]
+    with pytest.raises(PlanMismatch, match="access is text, without log-probabilities, planned log-probabilities"):
+        before_asking(
+            plan(mark, access="log-probabilities", prompts=folder / "probes.jsonl", reference="demo"),
+            prompts=prompts,
+            output=tmp_path / "a.jsonl",
+        )
+
+
+def test_what_was_asked_as_exploratory_stays_so(planned, mark, answers, tokenizer, tmp_path):
+    prompts = [Prompt(output.id, output.prompt, ()) for output in answers]
+    note = before_asking(planned, prompts=prompts, output=tmp_path / "answers.jsonl", samples=3, exploratory=True)
+    path = asked(tmp_path, answers, None, plan=note)
+    with pytest.raises(PlanMismatch, match="asked as exploratory: answers to each prompt is 3, planned 1"):
+        detect(path, mark, tokenizer=tokenizer, plan=planned)
+
+
+def test_a_stamped_plan_has_the_date_of_its_stamp(planned, tmp_path):
+    pytest.importorskip("rfc3161_client")
+    from watermark.timestamps import local_authority, stamp
+
+    planned.save(tmp_path / "plan.json")
+    assert read_dated(tmp_path / "plan.json").since.by == "its maker's word"
+    with pytest.raises(PlanMismatch, match="bears no time stamp, and an authority was named"):
+        read_dated(tmp_path / "plan.json", authorities=[tmp_path / "authority.pem"])
+    stamp(tmp_path / "plan.json", authority=local_authority(tmp_path / "authority"))
+    found = read_dated(tmp_path / "plan.json")
+    assert (found.since.by, found.since.checked) == ("a time stamp", False)
+    assert found.since.time >= planned.created
+    checked = read_dated(tmp_path / "plan.json", authorities=[tmp_path / "authority/authority.pem"])
+    assert checked.since.checked
+    local_authority(tmp_path / "strange")
+    with pytest.raises(BundleInvalid, match="was not given by the named authority"):
+        read_dated(tmp_path / "plan.json", authorities=[tmp_path / "strange/authority.pem"])
+    dataclasses.replace(planned, created="2020-01-01T00:00:00+00:00").save(tmp_path / "older.json")
+    (tmp_path / "plan.json.tsr").rename(tmp_path / "older.json.tsr")
+    with pytest.raises(BundleInvalid, match="is for other bytes"):
+        read_dated(tmp_path / "older.json")
 
 
 def test_measured_slopes_are_used_where_none_is_given(mark, folder):

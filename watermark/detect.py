@@ -38,7 +38,7 @@ from watermark.observe import (
 from watermark.observe.restored import RECIPE as READINGS
 from watermark.observe.text import VOTES
 from watermark.outputs import Output, Outputs
-from watermark.plan import Held, Plan, read_plan
+from watermark.plan import Dated, Held, Plan, read_dated, read_plan
 from watermark.probe.log import was_watched
 from watermark.stats.laws import (
     Alternative,
@@ -87,7 +87,7 @@ def detect(
     alpha: float = 0.001,
     alternative: Alternative = "greater",
     stopped: bool = False,
-    plan: str | Path | Plan | None = None,
+    plan: str | Path | Plan | Dated | None = None,
     exploratory: bool = False,
     calibration: str | Path | Calibrated | None = None,
     ambient: str | Path | Evidence | None = None,
@@ -125,7 +125,7 @@ def detect(
     held = None
     if plan is not None:
         held = Held(
-            read_plan(plan),
+            read_dated(plan),
             exploratory,
             source,
             {
@@ -263,7 +263,7 @@ def judge(
 
 
 def _keys(
-    mark: Watermark | KeySet | InForce, plan: str | Path | Plan | None, single: dict[str, Any]
+    mark: Watermark | KeySet | InForce, plan: str | Path | Plan | Dated | None, single: dict[str, Any]
 ) -> tuple[Watermark, InForce | None]:
     """The mark to read with, and all keys of a set unless the plan named one. single: what goes with one key alone."""
     if not isinstance(mark, (KeySet, InForce)):

@@ -1,7 +1,8 @@
 """plan(): before the first question, how much to ask, and what will be done with the answers; then held to it.
 
-A plan fixes everything that could be chosen after looking. `detect(plan=...)` refuses a run that differs from it,
-or calls the run exploratory. JSON, format `wmark-plan/1`; it holds the key's commitment, never the key.
+A plan fixes everything that could be chosen after looking. `detect(plan=...)` refuses a run that differs from it, or
+that was asked before it, or calls the run exploratory. JSON, format `wmark-plan/1`; it holds the key's commitment,
+never the key.
 
 How much to ask comes from slopes measured on students (`estimate`). Your own control student tells more: `slope`.
 """
@@ -10,18 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from watermark import beforehand
+from watermark.beforehand import Since
 from watermark.errors import PlanMismatch
 from watermark.estimate import Estimate, Slope, estimates, own_slope, slopes_for, statistics_of
 from watermark.files import sha256_of
 from watermark.observe.text import VOTES
-from watermark.probe.log import log_path, read_log
-from watermark.prompts import read_prompts
+from watermark.prompts import Prompt, read_prompts
 from watermark.sealed import Refusal, Sealed, read_sealed
 from watermark.stats.laws import Alternative
 from watermark.stats.power import Test
@@ -121,11 +123,7 @@ class Plan(Sealed):
 
     def stamp(self, mismatches: list[str], *, exploratory: bool) -> dict[str, Any]:
         """What the evidence says of the plan. Raises PlanMismatch naming every mismatch, unless exploratory."""
-        if mismatches and not exploratory:
-            raise PlanMismatch(
-                f"the run is not the one planned ({self.digest[:16]}…): " + "; ".join(mismatches),
-                hint="run as planned, or say that it is exploratory with --exploratory; the evidence will say so",
-            )
+        self.refuse(mismatches, exploratory=exploratory, run="the run is not the one planned")
         return {
             "digest": self.digest,
             "status": "exploratory" if exploratory else "confirmatory",
@@ -140,6 +138,22 @@ class Plan(Sealed):
             "power": self.power,
             "tokens": self.tokens,
         }
+
+    def refuse(self, mismatches: list[str], *, exploratory: bool, run: str) -> None:
+        """Raises PlanMismatch naming every mismatch, unless exploratory."""
+        if mismatches and not exploratory:
+            raise PlanMismatch(
+                f"{run} ({self.digest[:16]}…): " + "; ".join(mismatches),
+                hint="run as planned, or say that it is exploratory with --exploratory; the evidence will say so",
+            )
+
+
+@dataclass(frozen=True)
+class Dated:
+    """A plan, and since when it was there."""
+
+    plan: Plan
+    since: Since
 
 
 def plan(
@@ -220,11 +234,74 @@ def plan(
     )
 
 
-def read_plan(path: str | Path | Plan) -> Plan:
+def read_plan(path: str | Path | Plan | Dated) -> Plan:
     """Reads a plan. Raises PlanMismatch if it is malformed or was changed after it was written."""
-    if isinstance(path, Plan):
+    if isinstance(path, Dated):
+        return path.plan
+    return path if isinstance(path, Plan) else read_sealed(path, FORMAT, _built, _REFUSAL)
+
+
+def read_dated(path: str | Path | Plan | Dated, *, authorities: Sequence[str | Path] = ()) -> Dated:
+    """Reads a plan and the time stamp beside it. authorities: certificates of those whose stamp counts.
+
+    Raises as `read_plan` and `beforehand.since` do.
+    """
+    if isinstance(path, Dated):
         return path
-    return read_sealed(path, FORMAT, _built, _REFUSAL)
+    found, place = read_plan(path), None if isinstance(path, Plan) else Path(path)
+    return Dated(found, beforehand.since(found.created, place, authorities=authorities))
+
+
+def before_asking(
+    planned: str | Path | Plan | Dated,
+    *,
+    prompts: Sequence[Prompt],
+    output: str | Path,
+    samples: int = 1,
+    logprobs: bool = False,
+    mark: Watermark | None = None,
+    stop_at: float | None = None,
+    exploratory: bool = False,
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """What the first line of a query log says of the plan that questions are asked under: its digest, its departures.
+
+    The options are `wmark probe`'s. mark, stop_at: those of an e-process that may end the run. output: where answers
+    go; an earlier call's log beside it must have begun under this plan. now: by default the clock's. Raises PlanMismatch naming every mismatch,
+    unless exploratory.
+    """
+    dated = read_dated(planned)
+    made = dated.plan
+    rule = "none" if stop_at is None else "e-process"
+    pairs: list[tuple[str, Any, Any]] = [
+        ("answers to each prompt", samples, made.probes.samples),
+        ("stopping rule", rule, made.stop_at),
+    ]
+    if mark is not None:
+        pairs.append(("key", mark.key.commitment[:16], made.mark["commitment"][:16]))
+    if stop_at is not None and not math.isclose(stop_at, made.level, rel_tol=1e-9):
+        pairs.append(("level", f"{stop_at:g}", f"{made.level:g}"))
+    if made.access == "log-probabilities" and not logprobs:
+        pairs.append(("access", "text, without log-probabilities", made.access))
+    found = [f"{name} is {ran}, planned {wanted}" for name, ran, wanted in pairs if ran != wanted]
+    texts, probes = {text_digest(prompt.text) for prompt in prompts}, set(made.probes.prompts)
+    for count, what in (
+        (len(texts - probes), "of the prompts are not among the planned probes"),
+        (len(probes - texts), "of the planned probes are not among the prompts"),
+    ):
+        found += [f"{count:,} {what}"] if count else []
+    if datetime.fromisoformat(dated.since.time) > (now or datetime.now(UTC)):
+        found.append(f"the plan is of {dated.since.time}, by {dated.since.by}, which is yet to come")
+    said = beforehand.asked(output)
+    if said is not None:
+        found += beforehand.departures(made.digest, dated.since, said)
+    made.refuse(found, exploratory=exploratory, run="the questions are not those planned")
+    return {
+        "digest": made.digest,
+        "status": "exploratory" if exploratory else "planned",
+        "mismatches": found,
+        "created": made.created,
+    }
 
 
 def _built(body: dict[str, Any]) -> Plan:
@@ -248,12 +325,11 @@ def check(
     prompts: Iterable[str | None],
     statistics: Iterable[str] | None = None,
     tokens: int | None = None,
-    first_query: str | None = None,
 ) -> list[str]:
     """In what a run differs from its plan, in words; an empty list if in nothing.
 
     The options are detect's. prompts: of every answer, None where unknown. statistics, tokens: once they are read.
-    first_query: UTC time, from the query log. Order and format of the probes' file make no difference.
+    Order and format of the probes' file make no difference. Dates are `beforehand.departures`' business.
     """
     pairs: list[tuple[str, Any, Any]] = [
         ("key", mark.key.commitment[:16], planned.mark["commitment"][:16]),
@@ -274,8 +350,6 @@ def check(
     found += _other_prompts(planned, list(prompts))
     if tokens is not None and planned.stop_at == "none" and tokens < planned.tokens:
         found.append(f"{tokens:,} tokens were read, planned at least {planned.tokens:,}")
-    if first_query is not None and datetime.fromisoformat(first_query) < datetime.fromisoformat(planned.created):
-        found.append(f"the first question was asked at {first_query}, the plan made later, at {planned.created}")
     return found
 
 
@@ -283,7 +357,7 @@ def check(
 class Held:
     """A run held to its plan. options: detect's, as `check` names them."""
 
-    plan: Plan
+    plan: Dated
     exploratory: bool
     source: Iterable[Output]
     options: dict[str, Any]
@@ -297,18 +371,12 @@ class Held:
         if seen is not None:
             weighted = tuple(name for name in seen.weights if name != VOTES)
             read = {"statistics": weighted or (VOTES,), "tokens": int(seen.tokens.sum())}
-        prompts = [output.prompt for output in self.source]
-        mismatches = check(self.plan, prompts=prompts, first_query=first_query(self.source), **self.options, **read)
-        return self.plan.stamp(mismatches, exploratory=self.exploratory)
-
-
-def first_query(source: Any) -> str | None:
-    """When the first question was asked, by the query log beside the answers of `wmark probe`, if it is there."""
-    path = getattr(source, "path", None)
-    if path is None or not log_path(path).exists():
-        return None
-    _, requests = read_log(log_path(path))
-    return str(requests[0]["time_sent"]) if requests else None
+        prompts, planned = [output.prompt for output in self.source], self.plan.plan
+        mismatches = check(planned, prompts=prompts, **self.options, **read)
+        said = beforehand.asked(self.source)
+        mismatches += beforehand.departures(planned.digest, self.plan.since, said)
+        stamp = planned.stamp(mismatches, exploratory=self.exploratory)
+        return stamp | beforehand.told(self.plan.since, said)
 
 
 def model_named(source: Any) -> dict[str, str | None]:

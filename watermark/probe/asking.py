@@ -80,18 +80,20 @@ def ask(
     consistency: int = 0,
     batch: int = 16,
     stop: Stop | None = None,
+    plan: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Asked:
     """Asks each prompt `samples` times, those without an answer in `output` yet; the log stands beside it.
 
     stop: called with the answers already there, then after every `batch` new ones with those; True ends the run.
     consistency: so many prompts are asked twice at temperature 0 in the end; their answers are only compared.
+    plan: what `plan.before_asking` says of the plan that the questions are asked under; the log's first line keeps it.
     Raises OutputsInvalid if the suspect cannot be asked (what came before is kept), LedgerInvalid if the log does
     not verify or belongs to a run with other settings, RunInterrupted on Ctrl-C.
     """
     draw, limits, output = draw or Draw(), limits or Limits(), Path(output)
     questions = _questions(prompts, draw, samples)
-    settings = {"suspect": suspect.describe(), "draw": asdict(draw), "watched": stop is not None}
+    settings = {"suspect": suspect.describe(), "draw": asdict(draw), "watched": stop is not None, "plan": plan}
     with contextlib.closing(_fresh_log(output, settings)) as log, answer_file(output) as answers:
         run = Run(suspect, log, answers, limits=limits, batch=batch, stop=stop, progress=progress)
         answers.check(questions)
