@@ -45,7 +45,9 @@ def detect(
     tokenizer: Annotated[
         str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
     ] = None,
-    ledger: Annotated[Path | None, typer.Option(help="Score only windows that were served.")] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="Score only windows that were served: a ledger, or `wmark ledger filter`.")
+    ] = None,
     profile: Annotated[Path | None, typer.Option(help="Refuse unless this published profile is the mark's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the evidence here, as JSON.")] = None,
     cells: Annotated[

@@ -21,7 +21,9 @@ def generate(
     account: Annotated[str, typer.Option(help="Whom these answers are for, if the mark has accounts.")] = "",
     epoch: Annotated[str, typer.Option(help="With --account: the period of the account's key.")] = "",
     unmarked: Annotated[bool, typer.Option("--unmarked", help="Serve without a mark.")] = False,
-    ledger: Annotated[Path | None, typer.Option(help="Record what was served here.")] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="Record what was served here: .jsonl, else SQLite; or postgresql://…")
+    ] = None,
     hash_only: Annotated[bool, typer.Option("--hash-only", help="A new ledger keeps hashes, no text.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 1.0,

@@ -21,6 +21,7 @@ from . import (
     generate,
     key,
     keygen,
+    ledger,
     plan,
     probe,
     profile,
@@ -54,6 +55,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(key.app, name="key")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(profile.app, name="profile")
 app.add_typer(scores.app, name="scores")

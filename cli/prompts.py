@@ -11,7 +11,7 @@ from . import console
 
 
 def prompts(
-    traffic: Annotated[Path, typer.Argument(help="A ledger, answers, or chat logs {messages}, as JSON Lines.")],
+    traffic: Annotated[str, typer.Argument(help="A ledger, or answers or chat logs {messages} as JSON Lines.")],
     output: Annotated[Path, typer.Option(help="A new file for the prompts, {id, prompt} a line.")],
     count: Annotated[int | None, typer.Option(min=1, help="So many, drawn at random; by default all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,

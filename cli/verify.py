@@ -12,7 +12,7 @@ from . import console, marks
 
 def verify(
     subject: Annotated[
-        Path, typer.Argument(help="An evidence file, an attribution, a bundle, a ledger, or a query log.")
+        str, typer.Argument(help="An evidence file, an attribution, a bundle, a ledger, or a query log.")
     ],
     outputs: Annotated[Path | None, typer.Option(help="The suspect's outputs that were tested.")] = None,
     mark: Annotated[
@@ -27,7 +27,7 @@ def verify(
     tokenizer: Annotated[
         str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
     ] = None,
-    ledger: Annotated[Path | None, typer.Option(help="The ledger that filtered, if one did.")] = None,
+    ledger: Annotated[str | None, typer.Option(help="The ledger or filter that filtered, if one did.")] = None,
     plan: Annotated[Path | None, typer.Option(help="The plan that the evidence says it was made under.")] = None,
     commitments: Annotated[
         Path | None, typer.Option(help="What was published of the keys: none may have been left out.")
@@ -45,24 +45,25 @@ def verify(
     from watermark.ledger import is_ledger
 
     left: list[str] = []
+    path = Path(subject)
     if is_ledger(subject):
         checks = of_ledger(subject)
-    elif (found := of_chain(subject, outputs)) is not None:
+    elif (found := of_chain(path, outputs)) is not None:
         checks = found
-    elif _is_bundle(subject):
+    elif _is_bundle(path):
         if any(given is not None for given in (outputs, cells, case, ledger, plan, report)):
             raise typer.BadParameter(
                 "a bundle holds what it is checked with; of options it takes --mark and --tokenizer"
             )
-        checks = of_bundle(subject, mark=mark, tokenizer=tokenizer)
-    elif _is_attribution(subject):
+        checks = of_bundle(path, mark=mark, tokenizer=tokenizer)
+    elif _is_attribution(path):
         if any(given is not None for given in (cells, case, ledger, plan, report)):
             raise typer.BadParameter("an attribution is recomputed from --outputs, --mark and --tokenizer alone")
-        checks = of_attribution(subject, outputs=outputs, mark=mark, tokenizer=tokenizer)
-    elif case is not None or _is_of_scores(subject):
+        checks = of_attribution(path, outputs=outputs, mark=mark, tokenizer=tokenizer)
+    elif case is not None or _is_of_scores(path):
         if outputs is not None or cells is not None or tokenizer is not None or ledger is not None:
             raise typer.BadParameter("evidence of scores is recomputed from --case, --mark, --plan and --report alone")
-        checks, left = of_scores(subject, case=case, mark=mark, plan=plan, report=report)
+        checks, left = of_scores(path, case=case, mark=mark, plan=plan, report=report)
     else:
         from watermark.report import taken_as_stated
         from watermark.report import verify as run
@@ -70,7 +71,7 @@ def verify(
         used = None if mark is None else marks.opened(mark)
         text = None if used is None or outputs is None else used.tokenizer(tokenizer)
         done = run(
-            subject,
+            path,
             outputs=outputs,
             mark=used,
             cells=cells,
@@ -81,7 +82,7 @@ def verify(
             page=report,
         )
         checks = [(check.name, check.detail) for check in done]
-        left = taken_as_stated(subject, outputs=outputs, mark=used, cells=cells)
+        left = taken_as_stated(path, outputs=outputs, mark=used, cells=cells)
     if json:
         listed = [{"name": name, "detail": detail} for name, detail in checks]
         console.emit({"verified": True, "checks": listed, "taken_as_stated": left})
@@ -92,15 +93,15 @@ def verify(
         console.say(sentence)
 
 
-def of_ledger(subject: Path) -> list[tuple[str, str]]:
+def of_ledger(subject: str) -> list[tuple[str, str]]:
     """The checks of a ledger of answers. Nothing but its own room is loaded: a gateway asks this every minute."""
-    from watermark.ledger import read_ledger, unfinished
+    from watermark.ledger import overview, unfinished
 
-    records = list(read_ledger(subject))
+    found = overview(subject)
     if unfinished(subject):
         console.say(f"the last line, {unfinished(subject)} bytes, was never finished; it is no record")
-    head = records[-1].hash if records else "empty"
-    return [("ledger", f"{len(records):,} records, chain unbroken, head {head}")]
+    head = found.head if found.records else "empty"
+    return [("ledger", f"{found.records:,} records, chain unbroken, head {head}")]
 
 
 def of_chain(subject: Path, outputs: Path | None) -> list[tuple[str, str]] | None:

@@ -35,7 +35,7 @@ def _written(path: Path, *, mode: str = "full", count: int = 3) -> list[Record]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "served.ledger"
+    return tmp_path / "served.jsonl"
 
 
 @pytest.mark.parametrize("mode", ["full", "hash-only"])
@@ -240,7 +240,7 @@ def test_ledger_is_readable_by_its_owner_alone(path):
 @pytest.mark.parametrize("content", [b"", b"\n", b"hello\n", b'{"id": "a", "text": "b"}\n', b"[1]\n", b"\x00\xff\n"])
 def test_file_that_is_no_ledger_is_named(path, content):
     path.write_bytes(content)
-    with pytest.raises(LedgerInvalid, match="served.ledger"):
+    with pytest.raises(LedgerInvalid, match="served.jsonl"):
         list(read_ledger(path))
 
 
@@ -252,7 +252,7 @@ def test_missing_ledger_is_named(path):
 @given(st.text(max_size=40), st.lists(st.integers(0, 2**32 - 1), max_size=5))
 @settings(max_examples=40, deadline=None)
 def test_any_prompt_survives(tmp_path_factory, prompt, token_ids):
-    path = tmp_path_factory.mktemp("any") / "l"
+    path = tmp_path_factory.mktemp("any") / "l.jsonl"
     with Ledger(path) as ledger:
         ledger.append("a", kid=KID, receipt={}, prompt=prompt, token_ids=token_ids)
     (record,) = read_ledger(path)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from watermark.embed.answers import Model
+    from watermark.ledger.filters import WindowFilter
     from watermark.mark import Watermark
     from watermark.observe import Reading, Stage
     from watermark.outputs import Output
@@ -33,7 +34,7 @@ class Request:
     source: Iterable[Output]
     mark: Watermark
     tokenizer: Tokenizer | None
-    served: NDArray[np.uint64] | None = None
+    served: NDArray[np.uint64] | WindowFilter | None = None
     often: Counts | None = None
 
 

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,14 @@ def open_locked(path: Path) -> io.FileIO:
 
 def append(stream: io.FileIO, body: dict[str, Any]) -> dict[str, Any]:
     """Adds a line, whole, and returns it with its hash; if the disk is full, the file is as it was before."""
-    line = body | {"hash": _hash(body)}
+    line = sealed(body)
     append_whole(stream, canonical_json(line) + b"\n")
     return line
+
+
+def sealed(body: dict[str, Any]) -> dict[str, Any]:
+    """A line's fields with `hash`, the SHA-256 of their canonical JSON."""
+    return body | {"hash": _hash(body)}
 
 
 def whole_lines(content: bytes) -> int:
@@ -75,15 +80,21 @@ def read_chain(path: Path, kind: Kind) -> Iterator[dict[str, Any]]:
 
 def checked(path: Path, content: bytes, kind: Kind) -> Iterator[dict[str, Any]]:
     """The lines of a file's content, as by `read_chain`."""
-    lines = content.split(b"\n")[:-1]
-    if not lines:
+    yield from checked_lines(path, content.split(b"\n")[:-1], kind)
+
+
+def checked_lines(path: Path, lines: Iterable[bytes], kind: Kind) -> Iterator[dict[str, Any]]:
+    """As `checked`, of whole lines without their ends, read as they come."""
+    rest = iter(lines)
+    first = next(rest, None)
+    if first is None:
         raise LedgerInvalid(f"{path} is empty; a {kind.file} starts with its header", hint="is this the right file?")
-    header = _checked(path, lines[0], 1, kind)
+    header = _checked(path, first, 1, kind)
     if header.get("format") != kind.format:
         raise LedgerInvalid(f"{path} is not a {kind.file}: its first line should say {kind.format}", hint=kind.hint)
     yield header
     previous = header["hash"]
-    for number, raw in enumerate(lines[1:], 2):
+    for number, raw in enumerate(rest, 2):
         line = _checked(path, raw, number, kind)
         if line.get("prev") != previous or line.get("seq") != number - 2:
             raise LedgerInvalid(f"{path}, line {number}: a {kind.line} before it is missing, moved or changed")

@@ -25,14 +25,15 @@ from watermark.files import sha256_of
 from watermark.inforce import InForce, method_over, note_on
 from watermark.keyring.keyset import KeySet
 from watermark.keys import decoy_keys
-from watermark.ledger import read_ledger
+from watermark.ledger import described, read_ledger
+from watermark.ledger.filters import is_filter
 from watermark.observe import (
     Observations,
     counted_records,
     counted_windows,
     observe,
     save_cells,
-    served_windows,
+    served_in,
     text_stages,
 )
 from watermark.observe.restored import RECIPE as READINGS
@@ -98,7 +99,8 @@ def detect(
     outputs: a file or folder (`Outputs` names the formats) or any iterable of Output. mark: or a set of keys; then all
     of them are tested and the p-value is corrected for their number, unless `plan` names one of them.
     tokenizer: the mark's, needed
-    for text. ledger: only windows served in it are scored. What is read: the text alone; with `suspect`, an open
+    for text. ledger: only windows served in it are scored; a file, a database, or a filter of its windows.
+    What is read: the text alone; with `suspect`, an open
     model's log-probabilities over these texts; with `logprobs`, those that came with the answers; with `samples`,
     many answers to each prompt. reference: a model to subtract, best the one that the suspect grew from, read over
     the same texts. controls: name -> model, put through the same code (with `suspect`). clean: text whose windows
@@ -145,7 +147,7 @@ def detect(
     check_key = getattr(mark.scheme, "check_key", None)
     if check_key is not None:
         check_key(mark.key)
-    served = None if ledger is None else served_windows(read_ledger(ledger), mark)
+    served = None if ledger is None else served_in(ledger, mark)
     request = Request(source, mark, tokenizer, served, _often(ledger, clean, mark, tokenizer))
     if access == "text":
         votes = observe(source, mark, tokenizer=tokenizer, served=served, progress=partial(say, "answers read"))
@@ -364,11 +366,11 @@ def _often(
     mark: Watermark,
     tokenizer: Tokenizer | None,
 ) -> Counts | None:
-    """How often each window occurs in clean text, or else in the ledger; None without either."""
+    """How often each window occurs in clean text, or else in the ledger; None without either, or of a filter alone."""
     if clean is not None:
         texts = Outputs(Path(clean)) if isinstance(clean, (str, Path)) else clean
         return counted_windows(texts, mark, tokenizer)
-    return None if ledger is None else counted_records(read_ledger(ledger), mark)
+    return None if ledger is None or is_filter(ledger) else counted_records(read_ledger(ledger), mark)
 
 
 def _loaded(evidence: str | Path | Evidence | None) -> Evidence | None:
@@ -470,7 +472,8 @@ def _shown(seen: Observations, scores: NDArray[Any], tokenizer: Tokenizer | None
 
 def _inputs(paths: dict[str, str | Path | None]) -> dict[str, dict[str, Any]]:
     """Name, size and SHA-256 of each file; names alone, for a path says where an analyst keeps things."""
-    return {role: _file(Path(path)) for role, path in paths.items() if path is not None}
+    given = {role: path for role, path in paths.items() if path is not None}
+    return {role: described(path) if role == "ledger" else _file(Path(path)) for role, path in given.items()}
 
 
 def _path(source: str | Path | Iterable[Output] | None) -> Path | None:

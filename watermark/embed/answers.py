@@ -195,15 +195,15 @@ def _answer(prompt: Prompt, response: list[int], receipt: dict[str, Any] | None,
 
 
 def _record(ledger: Ledger | None, answer: dict[str, Any]) -> None:
-    if ledger is None or answer["id"] in ledger.ids:
+    receipt, ids = answer["meta"]["receipt"], answer["meta"]["token_ids"]
+    if ledger is None or ledger.holds(answer["id"], prompt=answer["prompt"], token_ids=ids):
         return
-    receipt = answer["meta"]["receipt"]
     ledger.append(
         answer["id"],
         kid=receipt["kid"] if receipt else "",
         receipt=receipt or {"applied": False, "reason": "served without a mark"},
         prompt=answer["prompt"],
-        token_ids=answer["meta"]["token_ids"],
+        token_ids=ids,
     )
 
 

@@ -7,7 +7,15 @@
 from watermark.observe.readings import Reading, observe_readings
 from watermark.observe.rules import MINIMUM_CELLS
 from watermark.observe.stages import Stage, text_stages
-from watermark.observe.store import counted_records, counted_windows, load_cells, save_cells, served_windows
+from watermark.observe.store import (
+    counted_records,
+    counted_windows,
+    filter_ledger,
+    load_cells,
+    save_cells,
+    served_in,
+    served_windows,
+)
 from watermark.observe.text import Observations, Sample, observe
 
 __all__ = [
@@ -18,10 +26,12 @@ __all__ = [
     "Stage",
     "counted_records",
     "counted_windows",
+    "filter_ledger",
     "load_cells",
     "observe",
     "observe_readings",
     "save_cells",
+    "served_in",
     "served_windows",
     "text_stages",
 ]

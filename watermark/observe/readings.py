@@ -21,6 +21,7 @@ from watermark.schemes import merged
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from watermark.ledger.filters import WindowFilter
     from watermark.mark import Watermark
     from watermark.outputs import Output
     from watermark.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ def observe_readings(
     mark: Watermark,
     *,
     tokenizer: Tokenizer | None = None,
-    served: NDArray[np.uint64] | None = None,
+    served: NDArray[np.uint64] | WindowFilter | None = None,
     often: Counts | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Observations, Iterator[Stage]]:

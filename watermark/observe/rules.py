@@ -25,6 +25,7 @@ import numpy as np
 
 from watermark import prf
 from watermark.errors import OutputsInvalid, ProfileMismatch
+from watermark.ledger.filters import WindowFilter, served_among
 from watermark.observe.restored import bare
 from watermark.schemes import keyless
 
@@ -67,13 +68,14 @@ class Position:
 class Rules:
     """Applies the rules batch by batch and counts what they leave out.
 
-    served: window names from a ledger (`served_windows`); only these windows are scored. first: rule 5 holds. loosely:
+    served: window names from a ledger, sorted, or a filter of them (`served_in`); only these windows are scored.
+    first: rule 5 holds. loosely:
     windows and prompts are compared as text by their words alone (`restored.bare`).
     """
 
     mark: Watermark
     tokenizer: Tokenizer | None
-    served: NDArray[np.uint64] | None = None
+    served: NDArray[np.uint64] | WindowFilter | None = None
     first: bool = False
     loosely: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
@@ -102,7 +104,7 @@ class Rules:
             earlier = _seen_before(_owned(names, documents)) | _like_the_start(ids, position, at, h)
             keep = self._drop(EARLIER, keep, earlier)
         if self.served is not None:
-            keep = self._drop(UNSERVED, keep, ~np.isin(names, self.served))
+            keep = self._drop(UNSERVED, keep, ~served_among(names, self.served))
         return Position(
             windows[keep].astype(np.uint32),
             choices[keep].astype(np.uint32),

@@ -6,7 +6,8 @@ The file is numpy's .npz (no pickle): windows (n, h), choices (n,), documents (n
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,16 @@ import numpy as np
 
 from watermark import prf
 from watermark.errors import OutputsInvalid, ReportInvalid
+from watermark.ledger import Selection, read_ledger
+from watermark.ledger.filters import BITS, WindowFilter, is_filter, write_filter
 from watermark.observe.readings import digest_of
 from watermark.observe.rules import Rules, require_record
 from watermark.observe.text import Observations
 from watermark.schemes import merged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from watermark.ledger import Record
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 
 _WEIGHT = "weight."
 _MOST_BYTES = 4 * 2**30
+_ANSWERS = 1000
 
 
 def save_cells(seen: Observations, path: str | Path) -> None:
@@ -68,7 +74,7 @@ def counted_windows(texts: Iterable[Output], mark: Watermark, tokenizer: Tokeniz
     """
     rules, found = Rules(mark, tokenizer), [np.empty(0, dtype=np.uint64)]
     for ids in rules.tokenized([(o.token_ids, o.text) for o in texts]):
-        found.append(_names(ids, mark.scheme, by_cell=True))
+        found.append(_names(ids, mark.scheme))
     names, counts = np.unique(np.concatenate(found), return_counts=True)
     if not len(names):
         raise OutputsInvalid("the clean text holds no full window", hint="pass longer text")
@@ -84,21 +90,68 @@ def counted_records(records: Iterable[Record], mark: Watermark) -> Counts:
     """
     found = [np.empty(0, dtype=np.uint64)]
     for record in records:
-        found.append(_names(require_record(record, mark), mark.scheme, by_cell=True))
+        found.append(_names(require_record(record, mark), mark.scheme))
     names, counts = np.unique(np.concatenate(found), return_counts=True)
     return names, counts.astype(np.int64)
 
 
 def served_windows(records: Iterable[Record], mark: Watermark) -> NDArray[np.uint64]:
     """The names of all windows in served answers, sorted. Raises as `counted_records`."""
-    found = [_names(require_record(record, mark), mark.scheme, by_cell=False) for record in records]
-    return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *found]))
+    return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *_served(records, mark)]))
 
 
-def _names(token_ids: Iterable[int], scheme: Scheme, *, by_cell: bool) -> NDArray[np.uint64]:
-    """Each window of one answer once. by_cell: windows that the keyed function takes for one have one name."""
+def served_in(ledger: str | Path, mark: Watermark) -> NDArray[np.uint64] | WindowFilter:
+    """The windows served in a ledger, or those of a filter that was made from one.
+
+    Raises as `served_windows`; ProfileMismatch for another mark's filter.
+    """
+    if is_filter(ledger):
+        return WindowFilter(ledger).check_mark(mark)
+    return served_windows(read_ledger(ledger), mark)
+
+
+def filter_ledger(
+    ledger: str | Path,
+    mark: Watermark,
+    path: str | Path,
+    *,
+    chosen: Selection | None = None,
+    bits: int = BITS,
+    progress: Callable[[int], None] | None = None,
+) -> WindowFilter:
+    """Writes the filter of the windows served in a ledger, in bounded memory, however long the ledger is.
+
+    mark: whose records they are; chosen: which, e.g. an account's of a period. bits: as for `write_filter`.
+    progress: called with the number of records read. Raises as `served_windows` and `write_filter`.
+    """
+    read, head = 0, ""
+
+    def records() -> Iterator[Record]:
+        nonlocal read, head
+        for record in read_ledger(ledger, chosen):
+            read, head = read + 1, record.hash
+            if progress is not None:
+                progress(read)
+            yield record
+
+    return write_filter(_served(records(), mark), path, mark, told=lambda: (read, head), chosen=chosen, bits=bits)
+
+
+def _served(records: Iterable[Record], mark: Watermark) -> Iterator[NDArray[np.uint64]]:
+    """The names of all windows in served answers, some at a time, each at least once."""
+    rest, window = iter(records), mark.scheme.window
+    while some := list(islice(rest, _ANSWERS)):
+        answers = [np.asarray(require_record(record, mark), dtype=np.uint32) for record in some]
+        lengths, ids = np.array([len(answer) for answer in answers]), np.concatenate(answers)
+        position = np.arange(len(ids)) - np.repeat(lengths.cumsum() - lengths, lengths)
+        at = np.flatnonzero(position >= window - 1)
+        yield prf.window_ids(np.stack([ids[at - window + 1 + step] for step in range(window)], axis=1))
+
+
+def _names(token_ids: Iterable[int], scheme: Scheme) -> NDArray[np.uint64]:
+    """Each window of one answer once; windows that the keyed function takes for one have one name."""
     ids = np.asarray(token_ids, dtype=np.uint32)
     if len(ids) < scheme.window:
         return np.empty(0, dtype=np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(ids, scheme.window)
-    return np.unique(prf.window_ids(merged(scheme, windows) if by_cell else windows))
+    return np.unique(prf.window_ids(merged(scheme, windows)))

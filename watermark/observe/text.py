@@ -23,6 +23,7 @@ from watermark.schemes import canonical
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from watermark.ledger.filters import WindowFilter
     from watermark.mark import Watermark
     from watermark.observe.rows import Row
     from watermark.outputs import Output
@@ -80,13 +81,13 @@ def observe(
     mark: Watermark,
     *,
     tokenizer: Tokenizer | None = None,
-    served: NDArray[np.uint64] | None = None,
+    served: NDArray[np.uint64] | WindowFilter | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Observations:
     """Reads outputs into cells.
 
     tokenizer: needed where an output is text; it must be the mark's. served: window names from a ledger
-    (`served_windows`); only these windows are scored. progress: called with the number of answers read.
+    (`served_in`); only these windows are scored. progress: called with the number of answers read.
     Raises ProfileMismatch for another tokenizer, or ids that do not spell the text beside them; TooFewObservations
     under 50 distinct cells.
     """

@@ -16,7 +16,7 @@ from typing import Any
 
 from watermark.errors import OutputsInvalid
 from watermark.files import canonical_json, write_new
-from watermark.ledger import is_ledger, read_ledger
+from watermark.ledger import is_ledger, read_ledger, shown
 
 LONGEST = 2000
 
@@ -50,7 +50,7 @@ def gather_prompts(
     a mark instead of refusing the file. `output` must not exist yet. Raises OutputsInvalid, and LedgerInvalid if the
     traffic is a ledger that does not verify.
     """
-    traffic, output = Path(traffic), Path(output)
+    output = Path(output)
     found: dict[str, str] = {}
     tally = {"read": 0, "marked": 0, "repeated": 0, "overlong": 0, "empty": 0}
     for where, record in _records(traffic):
@@ -60,7 +60,7 @@ def gather_prompts(
             tally[reason] += 1
     chosen = sorted(found.values(), key=lambda text: _order(seed, text))[:count]
     if not chosen:
-        raise OutputsInvalid(f"{traffic} holds no prompt that can be used: {_said(tally)}")
+        raise OutputsInvalid(f"{shown(traffic)} holds no prompt that can be used: {_said(tally)}")
     lines = [canonical_json({"id": f"own-{_order(0, text)[:12]}", "prompt": text}) + b"\n" for text in chosen]
     try:
         write_new(output, b"".join(lines))
@@ -115,12 +115,13 @@ def _asked(record: dict[str, Any], where: str) -> str:
     return "" if any("\ud800" <= character <= "\udfff" for character in prompt) else prompt
 
 
-def _records(traffic: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(traffic: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if is_ledger(traffic):
-        yield from ((f"{traffic}, record {record.seq}", asdict(record)) for record in read_ledger(traffic))
+        name = shown(traffic)
+        yield from ((f"{name}, record {record.seq}", asdict(record)) for record in read_ledger(traffic))
         return
     try:
-        with traffic.open("rb") as stream:
+        with Path(traffic).open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 where = f"{traffic}, line {number}"
                 if line.strip():

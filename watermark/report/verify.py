@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from watermark.detect import detect
 from watermark.errors import KeyUnusable, MarkInvalid, ReportInvalid
@@ -11,6 +11,7 @@ from watermark.evidence import Evidence
 from watermark.files import sha256_of
 from watermark.inforce import InForce, check_published
 from watermark.keyring import KeySet, read_commitments
+from watermark.ledger import described, is_url, shown
 from watermark.outputs import Outputs
 from watermark.report.arithmetic import check_arithmetic
 from watermark.report.cells import check_cells
@@ -55,9 +56,11 @@ def verify(
         checks.append(check_arithmetic(found))
     except (ValueError, TypeError, ArithmeticError, MarkInvalid) as error:
         raise ReportInvalid(f"the evidence states what cannot be: {error}") from None
-    for role, path in (("outputs", outputs), ("ledger", ledger), ("cells", cells)):
+    for role, path in (("outputs", outputs), ("cells", cells)):
         if path is not None:
             checks.append(_same_file(found, role, Path(path)))
+    if ledger is not None:
+        checks.append(_same_ledger(found, ledger))
     keys = None
     if isinstance(mark, KeySet):
         mark, keys = _of_set(found, mark)
@@ -128,13 +131,27 @@ def _same_file(found: Evidence, role: str, path: Path) -> Check:
         raise ReportInvalid(f"the evidence was made without {role}, but {path} was given")
     if not path.exists():
         raise ReportInvalid(f"no {role} at {path}")
-    digest = sha256_of(path)
+    return _same_bytes(role, str(path), path.name, sha256_of(path), stated)
+
+
+def _same_ledger(found: Evidence, ledger: str | Path) -> Check:
+    """A ledger is the same whichever store it lies in: the JSON Lines that it is, or would be, are compared."""
+    stated, name = found.inputs.get("ledger"), shown(ledger)
+    if stated is None:
+        raise ReportInvalid(f"the evidence was made without ledger, but {name} was given")
+    if not is_url(ledger) and not Path(ledger).exists():
+        raise ReportInvalid(f"no ledger at {ledger}")
+    given = described(ledger)
+    return _same_bytes("ledger", name, given["name"], given["sha256"], stated)
+
+
+def _same_bytes(role: str, where: str, name: str, digest: str, stated: dict[str, Any]) -> Check:
     if digest != stated["sha256"]:
         raise ReportInvalid(
-            f"{path} is not the {role} of this evidence: its SHA-256 is {digest[:16]}…, stated is "
+            f"{where} is not the {role} of this evidence: its SHA-256 is {digest[:16]}…, stated is "
             f"{stated['sha256'][:16]}…; a byte differs"
         )
-    return Check(role, f"{path.name} has the stated SHA-256 {digest[:16]}…")
+    return Check(role, f"{name} has the stated SHA-256 {digest[:16]}…")
 
 
 def _same_mark(found: Evidence, mark: Watermark) -> Check:
