@@ -41,6 +41,9 @@ def bundle(
     tokenizer: Annotated[
         str | None, typer.Option(help="The teacher's tokenizer: a stranger can then follow text to its cells.")
     ] = None,
+    commitments: Annotated[
+        Path | None, typer.Option(help="What was published of the key set (`wmark key commit`); its .tsr beside it.")
+    ] = None,
     commitment_token: Annotated[
         Path | None, typer.Option(help="A time stamp over the key's commitment (its 64 hexadecimal digits).")
     ] = None,
@@ -68,6 +71,7 @@ def bundle(
         cells=cells,
         controls=control or [],
         tokenizer=None if tokenizer is None else Tokenizer.load(tokenizer),
+        commitments=commitments,
         commitment_token=commitment_token,
         plan_token=plan_token,
         hash_only=hash_only,
@@ -77,18 +81,24 @@ def bundle(
 
 @app.command()
 def sign(
-    case: Case,
+    case: Annotated[Path, typer.Argument(help="The bundle; or a plan, or commitments, to be signed by themselves.")],
     key: Annotated[
-        Path, typer.Option(help="Your signing key: Ed25519, in PEM or OpenSSH's form, readable by you alone.")
+        Path, typer.Option(help="Your signing key: Ed25519 or ECDSA on P-256, in PEM or OpenSSH's form, mode 0600.")
     ],
     certificate: Annotated[Path | None, typer.Option(help="An X.509 certificate of that key, in PEM.")] = None,
 ) -> None:
-    """Sign a bundle; several may, each with a key of their own. A password is read from WMARK_SIGNER_PASSWORD.
+    """Sign a bundle or a plan; several may, each with a key of their own. WMARK_SIGNER_PASSWORD holds a password.
 
     Example: wmark evidence sign CASE.bag --key signer.pem
+    Example: wmark evidence sign plan.json --key signer.pem
     """
+    from watermark.bundle import is_bundle, sign_file
     from watermark.bundle import sign as run
 
+    if not is_bundle(case) and case.is_file():
+        written, keyid = sign_file(case, key, certificate=certificate)
+        console.say(f"signed by the key {keyid}; the signatures are in {written}")
+        return
     console.say(f"signed by the key {run(case, key, certificate=certificate)}")
 
 
@@ -172,7 +182,7 @@ def redact(
 
 @app.command()
 def verify(
-    case: Case,
+    case: Annotated[Path, typer.Argument(help="The bundle; or a plan, or commitments, with what stands beside it.")],
     mark: Annotated[
         Path | None, typer.Option(help="The watermark file: the key is opened, and counts made again.")
     ] = None,
@@ -191,17 +201,21 @@ def verify(
     """Check a bundle in numbered steps, each with what was checked; exit 3 if anything does not hold.
 
     Example: wmark evidence verify CASE.bag --signer expert.pem --authority authority.pem
+    Example: wmark evidence verify plan.json --signer expert.pem --authority authority.pem
     """
-    from watermark.bundle import verify_bundle
+    from watermark.bundle import is_signable, verify_bundle, verify_file
 
-    checks = verify_bundle(
-        case,
-        mark=mark,
-        tokenizer=tokenizer,
-        signers=signer or [],
-        threshold=threshold,
-        authorities=authority or [],
-    )
+    if is_signable(case):
+        checks = verify_file(case, signers=signer or [], threshold=threshold, authorities=authority or [])
+    else:
+        checks = verify_bundle(
+            case,
+            mark=mark,
+            tokenizer=tokenizer,
+            signers=signer or [],
+            threshold=threshold,
+            authorities=authority or [],
+        )
     left = [f"{check.name}: {check.detail}" for check in checks if "NOT CHECKED" in check.detail]
     if json:
         listed = [{"name": check.name, "detail": check.detail} for check in checks]

@@ -326,11 +326,11 @@ def test_a_threshold_of_named_signers_is_needed(sealed, keys, tmp_path):
 
 def test_signing_keys_of_other_kinds_are_refused_in_words(keys, tmp_path, sealed):
     subprocess.run(
-        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(tmp_path / "ec")],
+        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-out", str(tmp_path / "ec")],
         check=True, capture_output=True,
     )  # fmt: skip
     (tmp_path / "ec").chmod(0o600)
-    with pytest.raises(KeyUnusable, match="no Ed25519 key"):
+    with pytest.raises(KeyUnusable, match="a key of another kind; what signs here is Ed25519, or ECDSA on P-256"):
         load_signer(tmp_path / "ec")
     shutil.copyfile(keys / "signer-0", tmp_path / "open")
     (tmp_path / "open").chmod(0o644)

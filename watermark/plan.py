@@ -267,8 +267,8 @@ def before_asking(
     """What the first line of a query log says of the plan that questions are asked under: its digest, its departures.
 
     The options are `wmark probe`'s. mark, stop_at: those of an e-process that may end the run. output: where answers
-    go; an earlier call's log beside it must have begun under this plan. now: by default the clock's. Raises PlanMismatch naming every mismatch,
-    unless exploratory.
+    go; an earlier call's log beside it must have begun under this plan. now: by default the clock's. Raises
+    PlanMismatch naming every mismatch, unless exploratory.
     """
     dated = read_dated(planned)
     made = dated.plan

@@ -43,14 +43,16 @@ from watermark.bundle.layout import (
     opened,
     read_limited,
 )
+from watermark.bundle.plans import signature_beside
 from watermark.bundle.readme import readme
-from watermark.bundle.signers import identity_of, load_signer
+from watermark.bundle.signers import identity_of, load_signer, signed
 from watermark.bundle.standalone import Wrong, lines_of, read_cells, scorable, steps
 from watermark.bundle.statement import before_signing, encoded, envelope, read_envelope, statement
 from watermark.errors import BundleInvalid, LedgerInvalid, WatermarkError
 from watermark.files import canonical_json, readable_json
+from watermark.keyring.commitments import read_commitments
 from watermark.probe.log import log_path
-from watermark.timestamps import Stamp, stamp, stamp_beside
+from watermark.timestamps import Stamp, moment, stamp, stamp_beside
 
 if TYPE_CHECKING:
     from watermark.tokenizer import Tokenizer
@@ -76,8 +78,11 @@ def bundle(
     cells: str | Path | None = None,
     controls: Sequence[str | Path] = (),
     tokenizer: Tokenizer | None = None,
+    commitments: str | Path | None = None,
+    commitments_token: str | Path | None = None,
     commitment_token: str | Path | None = None,
     plan_token: str | Path | None = None,
+    plan_signature: str | Path | None = None,
     hash_only: bool = False,
 ) -> Path:
     """Seals a case into `output`: a folder, or a zip if its name ends in .zip. Returns it.
@@ -86,7 +91,9 @@ def bundle(
     they were tested. log: their query log; by default the one beside them, and so the record of tests. plan: that which
     the evidence names. profile: public, by default what the evidence says of the mark. cells: what was read
     (`detect --cells`; of scores `--case`). tokenizer: the teacher's, so that a stranger can take text apart without it.
-    commitment_token, plan_token: time stamps; by default the plan's beside it. hash_only: hashes in place of all text.
+    commitments: what was published of the key set before (`wmark key commit`); its time stamp by default beside it.
+    commitment_token, plan_token, plan_signature: a time stamp over one commitment; the plan's stamp and its signatures,
+    by default those beside it. hash_only: hashes in place of all text.
     Raises BundleInvalid naming what does not fit, WatermarkError if `output` is there.
     """
     target = Path(output)
@@ -103,8 +110,11 @@ def bundle(
         cells=_path(cells),
         controls=[Path(one) for one in controls],
         detections=_beside(answers, record_path),
+        commitments=_path(commitments),
+        commitments_token=_path(commitments_token) or _beside(commitments, stamp_beside),
         commitment_token=_path(commitment_token),
         plan_token=_path(plan_token) or _beside(plan, stamp_beside),
+        plan_signature=_path(plan_signature) or _beside(plan, signature_beside),
     )
     with tempfile.TemporaryDirectory(prefix=".wmark-", dir=_parent(target)) as place:
         folder = Path(place) / "case"
@@ -132,7 +142,7 @@ def check(folder: Path) -> list[tuple[str, str]]:
 
 
 def sign(case: str | Path, key: str | Path, *, certificate: str | Path | None = None) -> str:
-    """Adds a signature to a bundle and returns its key's id. key: Ed25519, in PEM or OpenSSH's form.
+    """Adds a signature to a bundle and returns its key's id. key: Ed25519 or ECDSA on P-256, in PEM or OpenSSH's form.
 
     Raises KeyUnusable for another key, BundleInvalid if the bundle does not hold, was signed by this key, or bears a
     time stamp already (which is over the signatures that it has).
@@ -148,7 +158,7 @@ def sign(case: str | Path, key: str | Path, *, certificate: str | Path | None = 
         payload, signatures = read_envelope(folder) if (folder / ENVELOPE).exists() else (_payload(folder), [])
         if who.keyid in {one["keyid"] for one in signatures}:
             raise BundleInvalid(f"the key {who.keyid[:16]}… has signed this bundle already")
-        signatures.append({"keyid": who.keyid, "sig": _base64(private.sign(before_signing(payload)))})
+        signatures.append({"keyid": who.keyid, "sig": _base64(signed(private, before_signing(payload)))})
         (folder / SIGNERS).mkdir(exist_ok=True)
         (folder / f"{SIGNERS}{who.keyid}.pem").write_bytes(who.pem)
         (folder / ENVELOPE).write_bytes(envelope(payload, signatures))
@@ -247,6 +257,9 @@ def _fill(folder: Path, given: _Given, tokenizer: Tokenizer | None) -> None:
         "detections": "answers.tests.jsonl",
         "plan": "plan.json",
         "plan_token": "plan.json.tsr",
+        "plan_signature": "plan.json.sig.json",
+        "commitments": "commitments.json",
+        "commitments_token": "commitments.json.tsr",
         "commitment_token": "commitment.tsr",
         "cells": "cells.npz",
     }
@@ -390,7 +403,8 @@ def _events(given: _Given) -> list[dict[str, Any]]:
             header, requests = read_log(given.files["log"])
         except LedgerInvalid as error:
             raise BundleInvalid(str(error)) from None
-        first, last = (requests[0], requests[-1]) if requests else (header, header)
+        first = min(requests, key=lambda line: moment(str(line["time_sent"]))) if requests else header
+        last = requests[-1] if requests else header
         events.append(
             {
                 "event": "probe",
@@ -401,6 +415,10 @@ def _events(given: _Given) -> list[dict[str, Any]]:
                 "head": last["hash"],
             }
         )
+    if "commitments" in given.files:
+        published = read_commitments(given.files["commitments"])
+        made = max((key.created for key in published.keys), key=moment)
+        events.insert(0, {"event": "commitments", "time": made, "head": published.head, "keys": len(published.keys)})
     found = given.found
     events.append({"event": "detect", "time": found["created"], "evidence": found["digest"]})
     return events

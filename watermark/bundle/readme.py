@@ -19,7 +19,7 @@ were broken. Start with data/report.html, which opens in any browser and fetches
 
 WHAT IS HERE
   bagit.txt, bag-info.txt, manifest-sha256.txt, tagmanifest-sha256.txt   a BagIt 1.0 bag (RFC 8493)
-  attestation.dsse.json, signers/    who vouches: an in-toto statement on the manifests in a DSSE envelope, Ed25519
+  attestation.dsse.json, signers/    who vouches: an in-toto statement on the manifests in a DSSE envelope
   attestation.tsr                    when that existed: an RFC 3161 time stamp over attestation.dsse.json
   custody.jsonl                      what was done with the case, each event chained to the one before
 {files}
@@ -38,6 +38,7 @@ CHECK IT WITHOUT OUR PROGRAM. All commands run in the folder of the bundle (unzi
      sed 's/.*"keyid":"KEYID","sig":"\\([^"]*\\)".*/\\1/' attestation.dsse.json | base64 -d > /tmp/signature
      openssl pkeyutl -verify -pubin -inkey signers/KEYID.pem -rawin -in /tmp/signed -sigfile /tmp/signature
 
+   That is for Ed25519; for a key of ECDSA add: -digest sha256
    The statement, /tmp/payload, names the digests of both manifests; compare with: sha256sum *manifest-sha256.txt
 
 3. When. AUTHORITY.pem is the certificate of the time-stamp authority, from the authority itself:
@@ -55,7 +56,8 @@ CHECK IT WITHOUT OUR PROGRAM. All commands run in the folder of the bundle (unzi
 
 WHAT CANNOT BE CHECKED FROM HERE
   That the responses came from the suspect: the query log binds them to the questions, not to who answered.
-  That the key was fixed before: the commitment's date is its owner's word, unless a time stamp of it is here.
+  That the key was fixed before: the commitment's date is its owner's word, unless a time stamp of it is here; and a key
+  that was never published may have been tried too.
   Times in custody.jsonl after the last signature: these lines bind what they name, their times are their writer's word.
 {notes}"""
 
@@ -67,6 +69,9 @@ _ROLES = {
     "detections": "every test that was made of these responses",
     "plan": "what was fixed before the first question",
     "plan_token": "a time stamp over the plan",
+    "plan_signature": "who signed the plan by itself, when it was made",
+    "commitments": "what was published of the set of keys, before",
+    "commitments_token": "a time stamp over what was published",
     "profile": "the mark without its secret: scheme, commitment, vocabulary",
     "commitment_token": "a time stamp over the commitment's 64 hexadecimal digits",
     "cells": "what was read of the suspect, cell by cell",

@@ -1,4 +1,4 @@
-"""Ed25519 keys that sign a case: PEM or OpenSSH private keys, and whom a signature belongs to: PEM, SSH line, X.509.
+"""Keys that sign a case, Ed25519 or ECDSA on P-256: PEM or OpenSSH, and whom a signature is of: PEM, SSH line, X.509.
 
 A key's id is the SHA-256 of its public key in DER (SubjectPublicKeyInfo), in hex: `openssl pkey -pubin -outform DER |
 sha256sum` gives it, from a certificate `openssl x509 -pubkey -noout` before it.
@@ -17,9 +17,18 @@ from watermark.bundle.layout import read_limited
 from watermark.errors import BundleInvalid, ExtraMissing, KeyUnusable
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+    Private = Ed25519PrivateKey | EllipticCurvePrivateKey
+    Public = Ed25519PublicKey | EllipticCurvePublicKey
+
 _MOST = 1 << 16
+_NEEDED = "what signs here is Ed25519, or ECDSA on P-256"
+_MAKE = (
+    "make one with `openssl genpkey -algorithm ed25519 -out signer.pem`, `openssl genpkey -algorithm EC -pkeyopt "
+    "ec_paramgen_curve:P-256 -out signer.pem` or `ssh-keygen -t ed25519`"
+)
 
 
 @dataclass(frozen=True)
@@ -34,21 +43,35 @@ class Identity:
         """Whether this is the key's signature of the message."""
         from cryptography.exceptions import InvalidSignature
 
+        public: Any = _public(self.pem, "the signer's file")
         try:
-            _public(self.pem, "the signer's file").verify(signature, message)
+            public.verify(signature, message, *([] if _is_ed25519(public) else [_ecdsa()]))
         except InvalidSignature:
             return False
         return True
 
 
-def load_signer(path: Path, *, password: bytes | None = None) -> Ed25519PrivateKey:
+def signed(key: Private, message: bytes) -> bytes:
+    """The key's signature of a message: the same bytes each time, also of ECDSA (RFC 6979) where the library can."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    if _is_ed25519(key):
+        return key.sign(message)  # type: ignore[call-arg, return-value, unused-ignore]
+    other: Any = key
+    try:
+        found: bytes = other.sign(message, _ecdsa(repeats=True))
+    except (UnsupportedAlgorithm, TypeError):
+        found = other.sign(message, _ecdsa())
+    return found
+
+
+def load_signer(path: Path, *, password: bytes | None = None) -> Private:
     """A private key from a PEM (PKCS#8) or OpenSSH file. Raises KeyUnusable.
 
     password: of an encrypted file; by default what WMARK_SIGNER_PASSWORD holds. It is never taken from a command line.
     """
     _library()
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     content = _private(path)
     given = password if password is not None else (os.environ.get("WMARK_SIGNER_PASSWORD", "").encode() or None)
@@ -63,15 +86,13 @@ def load_signer(path: Path, *, password: bytes | None = None) -> Ed25519PrivateK
         ) from None
     except Exception:  # the library's errors may quote what they read
         raise KeyUnusable(f"{path} cannot be read as a private key: another format, or a wrong password") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyUnusable(
-            f"{path} is no Ed25519 key; bundles are signed with Ed25519 alone",
-            hint="make one with `openssl genpkey -algorithm ed25519 -out signer.pem` or `ssh-keygen -t ed25519`",
-        )
-    return key
+    if not _signs(key):
+        raise KeyUnusable(f"{path} holds a key of another kind; {_NEEDED}", hint=_MAKE)
+    found: Private = key
+    return found
 
 
-def identity_of(key: Ed25519PrivateKey, certificate: Path | None = None) -> Identity:
+def identity_of(key: Private, certificate: Path | None = None) -> Identity:
     """Whom signatures under this key belong to. Raises KeyUnusable for a certificate of another key."""
     own = _identity(_public_pem(key.public_key()))
     if certificate is None:
@@ -89,16 +110,15 @@ def load_identity(path: Path) -> Identity:
     """From a public key in PEM, an OpenSSH public key line, or an X.509 certificate in PEM. Raises BundleInvalid."""
     _library()
     content = read_limited(path, str(path), most=_MOST)
-    if content.startswith(b"ssh-"):
+    if content.startswith((b"ssh-", b"ecdsa-")):
         from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
         try:
             public = serialization.load_ssh_public_key(content)
         except Exception:  # errors of many kinds
             raise BundleInvalid(f"{path} is no readable SSH public key") from None
-        if not isinstance(public, Ed25519PublicKey):
-            raise BundleInvalid(f"{path} is no Ed25519 key; bundles are signed with Ed25519 alone")
+        if not _signs(public):
+            raise BundleInvalid(f"{path} holds a key of another kind; {_NEEDED}")
         return _identity(_public_pem(public))
     return read_identity(content, str(path))
 
@@ -123,10 +143,9 @@ def _identity(pem: bytes, name: str = "the key") -> Identity:
     return Identity(keyid, found.public_bytes(serialization.Encoding.PEM), found.subject.rfc4514_string())
 
 
-def _public(pem: bytes, name: str) -> Ed25519PublicKey:
+def _public(pem: bytes, name: str) -> Public:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
         if b"BEGIN CERTIFICATE" in pem:
@@ -135,15 +154,38 @@ def _public(pem: bytes, name: str) -> Ed25519PublicKey:
             public = serialization.load_pem_public_key(pem)
     except Exception:  # errors of many kinds
         raise BundleInvalid(f"{name} is no readable public key or certificate") from None
-    if not isinstance(public, Ed25519PublicKey):
-        raise BundleInvalid(f"{name} holds no Ed25519 key; bundles are signed with Ed25519 alone")
-    return public
+    if not _signs(public):
+        raise BundleInvalid(f"{name} holds a key of another kind; {_NEEDED}")
+    found: Public = public
+    return found
 
 
-def _public_pem(public: Ed25519PublicKey) -> bytes:
+def _signs(key: Any) -> bool:
+    """Whether a key, private or public, is of a kind that signs here."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    curve = isinstance(key, (ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey)) and key.curve.name
+    return _is_ed25519(key) or curve == "secp256r1"
+
+
+def _is_ed25519(key: Any) -> bool:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+    return isinstance(key, (Ed25519PrivateKey, Ed25519PublicKey))
+
+
+def _ecdsa(*, repeats: bool = False) -> Any:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return ec.ECDSA(SHA256(), deterministic_signing=True) if repeats else ec.ECDSA(SHA256())
+
+
+def _public_pem(public: Any) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
-    return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    found: bytes = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return found
 
 
 def _private(path: Path) -> bytes:

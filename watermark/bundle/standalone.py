@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """verify.py: checks a bundle of evidence with Python 3.11, numpy and (for signatures and time stamps) openssl alone.
 
-    python3 verify.py [CASE] [--key ours.wmark] [--signer WHO.pem ...] [--threshold N] [--authority TSA.pem]
+    python3 verify.py [CASE] [--key ours.wmark] [--signer WHO.pem ...] [--threshold N] [--authority TSA.pem ...]
 
 CASE is the bundle, a folder or its zip; by default the one in which this file lies. Without more it checks that
 nothing was changed, and that every number follows from the counts. With the watermark file, which holds the secret key
@@ -32,7 +32,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,9 @@ HEX = re.compile(r"[0-9a-f]{64}")
 TAGGED = ["bag-info.txt", "bagit.txt", "manifest-sha256.txt"]
 LATER = ["attestation.dsse.json", "attestation.tsr", "custody.jsonl", "tagmanifest-sha256.txt"]
 KEPT = [*TAGGED, *(name for name in LATER if name != "custody.jsonl")]  # of a bundle before its redaction
-ED25519 = bytes.fromhex("302a300506032b6570032100")  # SubjectPublicKeyInfo of an Ed25519 key, without its 32 bytes
+# SubjectPublicKeyInfo (RFC 5280) of an Ed25519 key and of one on P-256, without their 32 and 65 bytes
+ED25519 = bytes.fromhex("302a300506032b6570032100")
+P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 
 
 class Wrong(Exception):
@@ -62,7 +64,7 @@ def steps(
     key: Path | None = None,
     signers: list[Path] | None = None,
     threshold: int = 1,
-    authority: Path | None = None,
+    authorities: Sequence[Path] = (),
 ) -> Iterator[tuple[str, str]]:
     """(name, what was checked) of every step. case: the bundle as a folder."""
     yield "files", check_manifests(case)
@@ -78,12 +80,14 @@ def steps(
         yield "query log", check_log(case, index, evidence)
     if has(case, index, "plan"):
         yield "plan", check_plan(case, index, evidence)
-    yield "dates", check_dates(case, index, evidence)
+    yield "dates", check_dates(case, index, evidence, authorities)
+    if has(case, index, "commitments"):
+        yield "commitments", check_commitments(case, index, evidence, authorities)
     if has(case, index, "detections"):
         yield "keys tried", check_detections(case, index, evidence)
     yield "custody", check_custody(case, index, evidence)
     yield "signatures", check_signatures(case, index, evidence, signers or [], threshold)
-    yield "time stamp", check_stamp(case, authority)
+    yield "time stamp", check_stamp(case, authorities)
     yield from check_numbers(case, index, evidence, key)
 
 
@@ -416,7 +420,8 @@ def check_log(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> st
     missing = sorted(set(logged) - seen) if plain else []
     if missing:
         raise Wrong(f"the query log holds an answer {missing[0]!r} that the responses lack; it was dropped")
-    first = f", the first at {requests[0]['time_sent']}" if requests else ""
+    _, earliest = questions(case, index)
+    first = f", the first at {earliest}" if requests else ""
     held = f"{len(seen):,} answers are the logged ones" if plain else "NOT CHECKED: answers are not here line by line"
     return f"{len(requests):,} requests in an unbroken chain{first}; {held}" + (
         f" ({hidden} redacted)" if hidden else ""
@@ -463,17 +468,36 @@ def check_plan(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> s
             raise Wrong(f"the run is called confirmatory, and departs from its plan: {stated['mismatches'][0]}")
         near("the plan's level", stated["level"], evidence["alpha"])
         near("the plan's level", plan["level"], plan["alpha"] / (plan["keys"] * plan["suspects"]))
-    return f"the plan {plan['digest'][:16]}… of {plan['created']}; the run is {stated['status']} under it"
+    told = f"the plan {plan['digest'][:16]}… of {plan['created']}; the run is {stated['status']} under it"
+    return told + check_plan_signatures(case, index)
 
 
-def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
+def check_plan_signatures(case: Path, index: dict[str, Any]) -> str:
+    """Who signed the plan by itself, before the case was there: a DSSE envelope that holds its bytes."""
+    if not has(case, index, "plan_signature"):
+        return ""
+    envelope = read_json(case, role(index, "plan_signature"))
+    if decoded(envelope["payload"], "the signed plan") != read(case, role(index, "plan"), MOST_JSON):
+        raise Wrong("the signature of the plan is over another plan")
+    message, who, left = before_signing(envelope), [], ""
+    for one in envelope["signatures"]:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "plan.pem").write_text(one["cert"])
+            good = signed_by(Path(folder) / "plan.pem", one["keyid"], decoded(one["sig"], "a signature"), message)
+        if good is False:
+            raise Wrong(f"the signature of the plan by {one['keyid'][:16]}… is not good: forged, or over another plan")
+        left = "" if good else " (NOT CHECKED: openssl is needed)"
+        who.append(one["keyid"][:16] + "…")
+    return f"; it was signed by itself by {', '.join(who)}{left}"
+
+
+def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], authorities: Sequence[Path] = ()) -> str:
     """Key and plan are older than the first question: by their own word, and by a time stamp where there is one."""
-    first = None
-    if has(case, index, "log"):
-        _, requests = chained(case, role(index, "log"), "wmark-probe-log/1")
-        first = requests[0]["time_sent"] if requests else None
+    log, first = questions(case, index)
     plan = read_json(case, role(index, "plan")) if has(case, index, "plan") else None
     confirmatory = (evidence.get("plan") or {}).get("status") == "confirmatory"
+    if first is not None and moment(first) < moment(log["created"]):
+        raise Wrong(f"the query log was begun at {log['created']}, after its first question ({first})")
     said = []
     for what, made, token, over in (
         ("the key", evidence["mark"].get("created"), "commitment_token", evidence["mark"]["commitment"].encode()),
@@ -484,7 +508,7 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> 
         stamped = None
         if has(case, index, token):
             digest = sha256(over) if over is not None else sha256_of(case / role(index, "plan"))
-            stamped, _ = stamp_of(case / role(index, token), digest, f"the time stamp of {what}")
+            stamped, _ = stamp_of(case / role(index, token), digest, f"the time stamp of {what}", authorities)
         by = "by its own word alone" if stamped is None else f"by a time stamp of {stamped}"
         last = str(stamped or made)
         if first is not None and moment(last) > moment(first):
@@ -504,7 +528,93 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> 
         said.append("NOT CHECKED: no query log says when the first question was asked")
     else:
         said.append(f"the first question was asked at {first}")
+        if confirmatory:
+            said.append(check_named(case, index, evidence, log))
     return "; ".join(said)
+
+
+def questions(case: Path, index: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """(first line of the query log, when the earliest question was sent, wherever its line stands)."""
+    if not has(case, index, "log"):
+        return {}, None
+    log, requests = chained(case, role(index, "log"), "wmark-probe-log/1")
+    return log, min((line["time_sent"] for line in requests), key=moment, default=None)
+
+
+def check_named(case: Path, index: dict[str, Any], evidence: dict[str, Any], log: dict[str, Any]) -> str:
+    """A confirmatory run was asked under its plan: the log's first line names it, or a time stamp dates it."""
+    named = log.get("plan")
+    if named is not None and named["digest"] != evidence["plan"]["digest"]:
+        raise Wrong(
+            f"the questions were asked under the plan {named['digest'][:16]}…, the evidence is about the plan "
+            f"{evidence['plan']['digest'][:16]}…: plans were swapped, and the run cannot be called confirmatory"
+        )
+    if named is not None and named.get("mismatches"):
+        raise Wrong(f"the questions departed from the plan ({named['mismatches'][0]}), and the run is not confirmatory")
+    if named is None and not has(case, index, "plan_token"):
+        raise Wrong(
+            "the query log names no plan, and the plan bears no time stamp: its date is its maker's word alone, and "
+            "the run cannot be called confirmatory"
+        )
+    return "the query log names the plan" if named is not None else "the query log names no plan, its time stamp counts"
+
+
+def check_commitments(
+    case: Path, index: dict[str, Any], evidence: dict[str, Any], authorities: Sequence[Path] = ()
+) -> str:
+    """The tested keys stand in what was published of their set, before the first question, and none is held back."""
+    published = read_json(case, role(index, "commitments"))
+    body = {name: value for name, value in published.items() if name != "digest"}
+    if published.get("format") != "wmark-commitments/1" or sha256(canonical(body)) != published.get("digest"):
+        raise Wrong("the published commitments do not match their digest; they were changed after they were written")
+    link = sha256(b"wmark-keys-v1" + canonical([published["set"], published["mark"]]))
+    for key in published["keys"]:
+        fixed = [link, key["epoch"], key["kid"], key["commitment"], key["created"], key["nbf"]]
+        link = sha256(canonical(fixed))
+    if link != published["head"]:
+        raise Wrong("the published commitments do not lead to their head: a key was left out, added or changed")
+    if {name: evidence["mark"].get(name) for name in ("prf", "scheme", "tokenizer")} != published["mark"]:
+        raise Wrong(f"the set {published['set']} was published with another scheme or vocabulary than was tested")
+    held, over = evidence["mark"], evidence.get("keys")
+    tested = [held] if over is None else over["each"]
+    known = {key["commitment"]: key for key in published["keys"]}
+    for key in tested:
+        if key["commitment"] not in known:
+            raise Wrong(f"key {key['kid']} is none of the {len(known)} published ones: it was not committed to")
+        if moment(key["created"]) != moment(known[key["commitment"]]["created"]):
+            raise Wrong(f"key {key['kid']} is dated {key['created']}, published with another date")
+    since = check_published_first(case, index, [known[key["commitment"]] for key in tested], authorities)
+    there = [key for key in published["keys"] if moment(key["created"]) <= moment(evidence["created"])]
+    left = [key for key in there if key["commitment"] not in {one["commitment"] for one in tested}]
+    if left and (evidence.get("plan") or {}).get("status") != "confirmatory":
+        raise Wrong(
+            f"{len(there)} keys were in force, and the evidence tells of {len(tested)}: key {left[0]['kid']} (epoch "
+            f"{left[0]['epoch']}) is not disclosed as tested or not; a set is tested whole, or a plan names one key "
+            "before anything is asked"
+        )
+    told = f"{len(tested)} of {len(there)} keys in force were tested"
+    named = ", the one that the plan named beforehand" if left else ""
+    return f"{told}{named}, all published in set {published['set']} (head {published['head'][:16]}…), {since}"
+
+
+def check_published_first(
+    case: Path, index: dict[str, Any], keys: list[dict[str, Any]], authorities: Sequence[Path]
+) -> str:
+    """The commitments of these keys are older than the first question: by a time stamp, else by their own dates."""
+    _, first = questions(case, index)
+    dates = [(max((key["created"] for key in keys), key=moment), "by its own word alone")]
+    if has(case, index, "commitments_token"):
+        digest = sha256_of(case / role(index, "commitments"))
+        token = case / role(index, "commitments_token")
+        stamped, _ = stamp_of(token, digest, "the time stamp of the commitments", authorities)
+        dates.append((stamped, f"by a time stamp of {stamped}"))
+    for when, by in dates:
+        if first is not None and moment(when) > moment(first):
+            raise Wrong(
+                f"the commitment of a tested key is younger ({when}, {by}) than the first question ({first}): the key "
+                "could have been chosen to fit the answers"
+            )
+    return dates[-1][1] if first is not None else "NOT CHECKED: no query log says when the first question was asked"
 
 
 def check_detections(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
@@ -576,8 +686,7 @@ def check_signatures(
         raise Wrong("attestation.dsse.json is not in its one form; it was changed")
     payload = decoded(envelope["payload"], "the payload")
     check_statement(place, index, evidence, loads(payload, "the signed statement"))
-    kind = envelope["payloadType"].encode()
-    message = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)  # DSSE's pre-authentication encoding
+    message = before_signing(envelope)
     good, left = [], ""
     for signature in envelope["signatures"]:
         name = f"signers/{signature['keyid']}.pem"
@@ -601,6 +710,12 @@ def check_signatures(
     return told + f"; {len(named)} of them are by signers that were named, {threshold} are needed"
 
 
+def before_signing(envelope: dict[str, Any]) -> bytes:
+    """What a DSSE envelope's signatures are over: its pre-authentication encoding."""
+    kind, payload = envelope["payloadType"].encode(), decoded(envelope["payload"], "the payload")
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
 def check_statement(place: Path, index: dict[str, Any], evidence: dict[str, Any], statement: dict[str, Any]) -> None:
     """The signed statement is about these manifests and this evidence."""
     subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
@@ -617,21 +732,22 @@ def check_statement(place: Path, index: dict[str, Any], evidence: dict[str, Any]
 
 
 def signed_by(path: Path, keyid: str, signature: bytes, message: bytes) -> bool | None:
-    """Whether the key in a PEM file made this signature (Ed25519); None where openssl is missing."""
-    pem, found = public_key(path)
+    """Whether the key in a PEM file made this signature; None where openssl is missing."""
+    pem, found, kind = public_key(path)
     if found != keyid:
         raise Wrong(f"signers/{path.name} holds another key than its name says")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for name, content in (("key", pem), ("signature", signature), ("message", message)):
             (place / name).write_bytes(content)
-        ran = openssl("pkeyutl", "-verify", "-pubin", "-inkey", place / "key", "-rawin", "-in", place / "message",
-                      "-sigfile", place / "signature")  # fmt: skip
+        hashed = [] if kind == "Ed25519" else ["-digest", "sha256"]
+        ran = openssl("pkeyutl", "-verify", "-pubin", "-inkey", place / "key", "-rawin", *hashed, "-in",
+                      place / "message", "-sigfile", place / "signature")  # fmt: skip
     return None if ran is None else ran[0] == 0
 
 
-def public_key(path: Path) -> tuple[bytes, str]:
-    """(public key in PEM, SHA-256 of it in DER) from a public key or a certificate in PEM."""
+def public_key(path: Path) -> tuple[bytes, str, str]:
+    """(public key in PEM, SHA-256 of it in DER, its kind) from a public key or a certificate in PEM."""
     content = read(path.parent, path.name, 1 << 16)
     if b"BEGIN CERTIFICATE" in content:
         ran = openssl("x509", "-in", path, "-pubkey", "-noout")
@@ -640,25 +756,26 @@ def public_key(path: Path) -> tuple[bytes, str]:
         content = ran[1]
     body = b"".join(content.split(b"-----")[2].split()) if content.count(b"-----") == 4 else b""
     der = decoded(body.decode("latin-1"), path.name)
-    if not der.startswith(ED25519) or len(der) != len(ED25519) + 32:
-        raise Wrong(f"{path.name} holds no Ed25519 key")
-    return content, sha256(der)
+    for kind, start, length in (("Ed25519", ED25519, 32), ("ECDSA", P256, 65)):
+        if der.startswith(start) and len(der) == len(start) + length:
+            return content, sha256(der), kind
+    raise Wrong(f"{path.name} holds neither an Ed25519 key nor one on P-256")
 
 
-def check_stamp(case: Path, authority: Path | None) -> str:
+def check_stamp(case: Path, authorities: Sequence[Path] = ()) -> str:
     """The time stamp is over the signed envelope; with the authority's certificate, openssl verifies it."""
     place = case if (case / "attestation.tsr").exists() else case / "original"
     if not (place / "attestation.tsr").exists():
-        if authority is not None:
+        if authorities:
             raise Wrong("the bundle bears no time stamp, and one was asked for")
         return "NOT CHECKED: the bundle bears no time stamp"
     digest = sha256_of(place / "attestation.dsse.json")
-    when, told = stamp_of(place / "attestation.tsr", digest, "the time stamp", authority)
+    when, told = stamp_of(place / "attestation.tsr", digest, "the time stamp", authorities)
     return f"the envelope existed at {when}; {told}"
 
 
-def stamp_of(path: Path, digest: str, what: str, authority: Path | None = None) -> tuple[str, str]:
-    """(UTC time, how surely) of a time stamp over a SHA-256; Wrong if it is over other bytes."""
+def stamp_of(path: Path, digest: str, what: str, authorities: Sequence[Path] = ()) -> tuple[str, str]:
+    """(UTC time, how surely) of a time stamp over a SHA-256; Wrong if it is over other bytes, or of nobody named."""
     ran = openssl("ts", "-reply", "-in", path, "-text")
     token = read(path.parent, path.name, 1 << 20)
     if bytes.fromhex(digest) not in token:
@@ -676,12 +793,13 @@ def stamp_of(path: Path, digest: str, what: str, authority: Path | None = None) 
     )
     if ran[0] != 0 or b"Granted" not in ran[1] or not said.startswith(bytes.fromhex(digest)):
         raise Wrong(f"{what} was not granted over SHA-256 {digest[:16]}…")
-    if authority is None:
+    if not authorities:
         return when, "whose word that is was not asked (--authority TSA.pem)"
-    checked = openssl("ts", "-verify", "-digest", digest, "-in", path, "-CAfile", authority)
-    if checked is None or checked[0] != 0:
-        raise Wrong(f"{what} was not given by the named authority")
-    return when, "the named authority gave it"
+    for authority in authorities:
+        checked = openssl("ts", "-verify", "-digest", digest, "-in", path, "-CAfile", authority)
+        if checked is not None and checked[0] == 0:
+            return when, "the named authority gave it"
+    raise Wrong(f"{what} was not given by the named authority")
 
 
 def openssl(*arguments: str | Path) -> tuple[int, bytes] | None:
@@ -1223,7 +1341,7 @@ def main() -> int:
     parser.add_argument("--key", type=Path, help="the watermark file, which opens the commitment")
     parser.add_argument("--signer", type=Path, action="append", default=[], help="a signer's public key or certificate")
     parser.add_argument("--threshold", type=int, default=1, help="how many of the named signers must have signed")
-    parser.add_argument("--authority", type=Path, help="certificate of the time-stamp authority")
+    parser.add_argument("--authority", type=Path, action="append", default=[], help="certificate of an authority")
     given = parser.parse_args()
     sys.stdout = io.TextIOWrapper(sys.stdout.buffer, "utf-8", "backslashreplace", line_buffering=True)
     left = 0
@@ -1231,7 +1349,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as place:
             case = unpacked(given.case, Path(place)) if given.case.is_file() else given.case
             found = steps(
-                case, key=given.key, signers=given.signer, threshold=given.threshold, authority=given.authority
+                case, key=given.key, signers=given.signer, threshold=given.threshold, authorities=given.authority
             )
             for number, (name, told) in enumerate(found, 1):
                 left += "NOT CHECKED" in told

@@ -46,9 +46,10 @@ def verify_bundle(
             f"{threshold} signatures of {len(signers)} named signers cannot be", hint="name more signers"
         )
     with opened(Path(case)) as folder:
-        checks = [Check(name, told) for name, told in _structure(folder, None if mark is None else Path(mark))]
+        trusted = [Path(one) for one in authorities]
+        checks = [Check(name, told) for name, told in _structure(folder, None if mark is None else Path(mark), trusted)]
         checks.append(Check("signatures", _signatures(folder, [Path(one) for one in signers], threshold)))
-        checks.append(Check("time stamp", _stamp(folder, [Path(one) for one in authorities])))
+        checks.append(Check("time stamp", _stamp(folder, trusted)))
         checks += _recomputed(folder, mark, tokenizer)
     return checks
 
@@ -74,10 +75,10 @@ def contents(case: str | Path) -> tuple[dict[str, Any], dict[str, Any], list[str
     return index, found, signed
 
 
-def _structure(folder: Path, key: Path | None) -> Iterator[tuple[str, str]]:
+def _structure(folder: Path, key: Path | None, authorities: list[Path]) -> Iterator[tuple[str, str]]:
     """The stranger's steps, without those of which the ones here know more."""
     try:
-        yield from ((name, told) for name, told in steps(folder, key=key) if name not in _OURS)
+        yield from ((name, told) for name, told in steps(folder, key=key, authorities=authorities) if name not in _OURS)
     except Wrong as error:
         raise BundleInvalid(str(error)) from None
     except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError, RecursionError) as error:
