@@ -149,9 +149,7 @@ def test_the_authority_of_the_plan_is_asked_for_too(case, signers, authority, tm
     own = local_authority(tmp_path / "own")
     stamp(late.file("plan.json"), authority=own)
     evidence = Evidence.load(late.file("evidence.json"))
-    later = replace(
-        evidence, plan=evidence.plan | {"status": "exploratory"}
-    )  # its stamp is of today, after the answers
+    later = replace(evidence, plan=evidence.plan | {"status": "exploratory"})  # stamped today, after the answers
     later.save(tmp_path / "later.json")
     made = bundle(tmp_path / "later.json", tmp_path / "A.bag", **late.given())
     sign(made, signers / "ed25519.pem")

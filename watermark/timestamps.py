@@ -221,18 +221,22 @@ def _verify(response: Any, digest: bytes, authorities: list[Path], name: str) ->
     import rfc3161_client
     from cryptography import x509
 
-    builder = rfc3161_client.VerifierBuilder()
-    for path in authorities:
+    reason = ""
+    for path in authorities:  # one by one: two authorities may bear one name
+        builder = rfc3161_client.VerifierBuilder()
         try:
             found = x509.load_pem_x509_certificates(_read(path))
         except ValueError:
             raise BundleInvalid(f"{path} is no certificate in PEM") from None
         for certificate in found:
             builder = builder.add_root_certificate(certificate)
-    try:
-        builder.build().verify(response, digest)
-    except rfc3161_client.VerificationError as error:
-        raise BundleInvalid(f"{name} was not given by the named authority: {error}") from None
+        try:
+            builder.build().verify(response, digest)
+        except rfc3161_client.VerificationError as error:
+            reason = str(error)
+            continue
+        return
+    raise BundleInvalid(f"{name} was not given by the named authority: {reason}")
 
 
 def _openssl(*arguments: str | Path) -> None:
