@@ -99,7 +99,7 @@ def observed(
     from watermark.access import read
 
     access = "logits" if suspect is not None else "log-probabilities" if logprobs else "text and reference"
-    return read(request, access, suspect=suspect, reference=reference, controls={}, say=show).seen
+    return read(request, access, suspect=suspect, reference=reference, controls={}, say=show).in_memory
 
 
 def summary(found: Attribution) -> str:

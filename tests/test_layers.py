@@ -16,7 +16,7 @@ ORDER = (
     ("engines", "keyring", "ledger", "outputs", "testing"),
     ("embed", "observe"),
     ("probe",),
-    ("access", "beforehand", "estimate", "evidence"),
+    ("access", "beforehand", "estimate", "evidence", "scale"),
     ("assess",),
     ("calibrate", "inforce", "plan", "scoring"),
     ("attribute", "detect", "watch"),

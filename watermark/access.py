@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from watermark.mark import Watermark
     from watermark.observe import Reading, Stage
     from watermark.outputs import Output
+    from watermark.scale.streamed import Streamed
     from watermark.tokenizer import Tokenizer
 
     Say = Callable[[str, int], None]
@@ -40,11 +41,23 @@ class Request:
 
 @dataclass(frozen=True)
 class Found:
-    """Observations of the suspect, the same in stages for the e-process, and of each control by its name."""
+    """Observations of the suspect, the same in stages for the e-process, and of each control by its name.
 
-    seen: Observations
+    stages: of what is read from a model; those of text follow from its votes. null: the votes' totals under a number of
+    decoy keys, (m, 1), where they are had in another way than by asking the mark for all cells at once.
+    """
+
+    seen: Observations | Streamed
     stages: Iterator[Stage] | None = None
     controls: Mapping[str, Observations] = field(default_factory=dict)
+    null: Callable[[int, Say], NDArray[np.int64]] | None = None
+
+    @property
+    def in_memory(self) -> Observations:
+        """The suspect's observations, where their cells are at hand: always, but for the text of a work folder."""
+        if not isinstance(self.seen, Observations):
+            raise TypeError("these cells are in a work folder, not in memory")
+        return self.seen
 
 
 def read(

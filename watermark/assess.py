@@ -7,34 +7,80 @@ whose mean over the statistics is an e-value again: 1/E is a p-value at any dept
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from watermark.evidence import Anytime, Control, Growth, Statistic, Weighted
-from watermark.observe.text import VOTES
+from watermark.observe.stages import stage_ends
+from watermark.observe.text import VOTES, Observations
 from watermark.stats.anytime import EProcess, Looks
 from watermark.stats.combine import mean_evalue
-from watermark.stats.graded import sum_of
+from watermark.stats.graded import count_of, sum_of
 from watermark.stats.rank import rank_pvalue
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from watermark.keys import Key
     from watermark.mark import Watermark
-    from watermark.observe import Observations, Stage
+    from watermark.observe import Stage
     from watermark.observe.stages import Look
+    from watermark.scale.streamed import Chunk, Streamed
     from watermark.stats.laws import Alternative, Law
     from watermark.stats.weighted import SumLaw
 
+    Seen: TypeAlias = Observations | Streamed
 
-def statistics_in(seen: Observations) -> tuple[str, ...]:
+
+def statistics_in(seen: Seen | Chunk) -> tuple[str, ...]:
     """The weighted statistics of some observations, in their pre-registered order; votes stand apart."""
     return tuple(name for name in seen.weights if name != VOTES)
 
 
-def stacked(seen: Observations) -> NDArray[np.int32]:
+@dataclass(frozen=True)
+class Tally:
+    """The votes of a suspect under one mark. cells, green: (documents,) of every answer, those cells alone that were
+    first counted there, and their total score. first: scores of the first cells, as many as are on display."""
+
+    cells: NDArray[np.int64]
+    green: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+
+def parts_of(seen: Seen) -> Iterable[Observations | Chunk]:
+    """The cells in reading order: in one part where they lie in memory, else in many."""
+    return (seen,) if isinstance(seen, Observations) else seen.chunks()
+
+
+def tallied(seen: Seen, mark: Watermark) -> Tally:
+    """The votes under the mark's key."""
+    shown = 1 + max((int(sample.cells.max(initial=-1)) for sample in seen.samples), default=-1)
+    cells, green = np.zeros((2, len(seen.names)), dtype=np.int64)
+    first: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+    for part in parts_of(seen):
+        scores = mark.score(part.windows, part.choices)
+        first.append(scores[: shown - sum(map(len, first))])
+        voted = part.weights[VOTES] != 0
+        documents = part.documents[voted]
+        low = int(documents.min(initial=len(cells)))
+        for sums, weights in ((cells, None), (green, scores[voted])):
+            found = np.bincount(documents - low, weights=weights)
+            sums[low : low + len(found)] += found.astype(np.int64)
+    return Tally(cells, green, np.concatenate(first))
+
+
+def totals_of(seen: Seen, mark: Watermark, keys: Sequence[Key]) -> NDArray[np.int64]:
+    """(m, 1 + S) totals under each key: of the votes, then of every weighted statistic."""
+    found = np.zeros((len(keys), len(seen.weights)), dtype=np.int64)
+    for part in parts_of(seen):
+        found += mark.totals(part.windows, part.choices, stacked(part), keys)
+    return found
+
+
+def stacked(seen: Observations | Chunk) -> NDArray[np.int32]:
     """(1 + S, n): votes first, then every weighted statistic."""
     return np.stack([seen.weights[name] for name in (VOTES, *statistics_in(seen))])
 
@@ -105,7 +151,24 @@ def anytime(
     parts: Iterable[Stage], mark: Watermark, *, alpha: float, gamma: float | Law, alternative: Alternative
 ) -> Anytime:
     """The e-process over stages of new cells: it may be looked at after each, and stopped when one likes."""
-    growth = list(_growth(parts, mark, gamma, alternative))
+    return _run(list(_growth(parts, mark, gamma, alternative)), alpha)
+
+
+def votes_anytime(
+    tokens: NDArray[np.int64], tally: Tally, *, alpha: float, law: Law, alternative: Alternative
+) -> Anytime:
+    """The e-process over a text's votes in stages; its cells are distinct, so every one is new. tokens: by answer."""
+    process, growth, start = EProcess(law, alternative=alternative), list[Growth](), 0
+    reached = tokens.cumsum()
+    for end in stage_ends(tokens):
+        cells, green = int(tally.cells[start:end].sum()), int(tally.green[start:end].sum())
+        won = process.take([count_of(cells, law)], [green]) if cells else process.log10_e
+        growth.append(Growth(documents=end, tokens=int(reached[end - 1]), cells=cells, log10_e=won + 0.0))
+        start = end
+    return _run(growth, alpha)
+
+
+def _run(growth: list[Growth], alpha: float) -> Anytime:
     reached = next((step for step in growth if step.log10_e >= -np.log10(alpha)), None)
     return Anytime(
         log10_e=growth[-1].log10_e if growth else 0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,7 @@ import numpy as np
 
 from watermark import prf
 from watermark.access import Found, Request, read
-from watermark.assess import anytime, control, directed_rank, stacked, weighted
+from watermark.assess import Tally, anytime, control, directed_rank, tallied, totals_of, votes_anytime, weighted
 from watermark.calibrate import Calibrated, read_calibration
 from watermark.errors import KeyUnusable
 from watermark.evidence import Anytime, Decoys, Document, Evidence, ShownDocument, ShownToken, Step, Verdict, Weighted
@@ -34,10 +35,8 @@ from watermark.observe import (
     observe,
     save_cells,
     served_in,
-    text_stages,
 )
 from watermark.observe.restored import RECIPE as READINGS
-from watermark.observe.text import VOTES
 from watermark.outputs import Output, Outputs
 from watermark.plan import Dated, Held, Plan, read_dated, read_plan
 from watermark.probe.log import was_watched
@@ -51,6 +50,8 @@ if TYPE_CHECKING:
 
     from watermark.embed.answers import Model
     from watermark.mark import Watermark
+    from watermark.scale import Scale
+    from watermark.scale.streamed import Streamed
     from watermark.tokenizer import Tokenizer
 
     Counts = tuple[NDArray[np.uint64], NDArray[np.int64]]
@@ -72,7 +73,7 @@ _KEYS = 50
 
 
 def detect(
-    outputs: str | Path | Iterable[Output],
+    outputs: str | Path | Iterable[Output] | None,
     mark: Watermark | KeySet | InForce,
     *,
     tokenizer: Tokenizer | None = None,
@@ -92,6 +93,7 @@ def detect(
     exploratory: bool = False,
     calibration: str | Path | Calibrated | None = None,
     ambient: str | Path | Evidence | None = None,
+    scale: Scale | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Evidence:
     """Whether a suspect depends on the mark's key, from its answers or from the model itself.
@@ -111,18 +113,26 @@ def detect(
     alone decides, for the others assume that nobody looked.
     plan: made before the first question; a run that differs from it raises PlanMismatch, or is called `exploratory`
     in the evidence. calibration: of control students, for a dose; ambient: evidence of a model exposed as the public
-    is, whose dose stands beside. progress: called with a word and a count. Raises WatermarkError children for
+    is, whose dose stands beside. scale: text is read in blocks into a work folder, in bounded memory, by many workers
+    or machines; the evidence is the same to the bit. Only then may `outputs` be None (all blocks were read before) or
+    an address such as s3://…. progress: called with a word and a count. Raises WatermarkError children for
     unusable input.
     """
     _check_options(alpha, alternative, decoys)
     if (exploratory and plan is None) or (ambient is not None and calibration is None):
         raise ValueError("exploratory departs from a plan, ambient stands beside a dose: pass plan or calibration too")
-    source = Outputs(Path(outputs)) if isinstance(outputs, (str, Path)) else outputs
+    access = _access(suspect is not None, logprobs, samples, reference is not None, bool(controls))
+    if scale is not None:
+        _check_scale(outputs, access, cells, plan)
+    elif outputs is None:
+        raise ValueError("pass the suspect's outputs; only a work folder (scale) may hold them already")
+    source: Any = outputs
+    if isinstance(outputs, (str, Path)) and (scale is None or "://" not in str(outputs)):
+        source = Outputs(Path(outputs))
     source = source if isinstance(source, Outputs) or plan is None else list(source)
     say = progress or (lambda word, count: None)
     path = _path(source)
     stopped = stopped or (path is not None and was_watched(path))
-    access = _access(suspect is not None, logprobs, samples, reference is not None, bool(controls))
     mark, whole = _keys(mark, plan, {"ledger": ledger, "calibration": calibration})
     held = None
     if plan is not None:
@@ -143,40 +153,57 @@ def detect(
             },
         )
         held.stamp()
-    scale = None if calibration is None else read_calibration(calibration)
+    calibrated = None if calibration is None else read_calibration(calibration)
     check_key = getattr(mark.scheme, "check_key", None)
     if check_key is not None:
         check_key(mark.key)
-    served = None if ledger is None else served_in(ledger, mark)
-    request = Request(source, mark, tokenizer, served, _often(ledger, clean, mark, tokenizer))
-    if access == "text":
-        votes = observe(source, mark, tokenizer=tokenizer, served=served, progress=partial(say, "answers read"))
-        found = Found(votes, text_stages(votes))
-    else:
-        found = read(request, access, suspect=suspect, reference=reference, controls=controls or {}, say=say)
-    if cells is not None:
-        save_cells(found.seen, cells)
-    stamp = None if held is None else held.stamp(found.seen)
-    over = None
-    if whole is not None:
-        mark, found, over = whole.tested(found, access=access, alpha=alpha, alternative=alternative, stopped=stopped)
-    evidence = judge(
-        found,
-        mark,
-        access=access,
-        reference=_named(reference),
-        tokenizer=tokenizer,
-        alpha=alpha,
-        alternative=alternative,
-        decoys=decoys,
-        inputs=_inputs({"outputs": path, "ledger": ledger, "cells": cells, "clean": _path(clean)}),
-        options=_options(source, alternative, alpha, decoys, ledger) | {"stopped": stopped},
-        bad_records=getattr(source, "skipped", 0),
-        say=say,
-    )
+    beside: dict[str, str | Path | None] = {"ledger": ledger, "cells": cells, "clean": _path(clean)}
+    options = _options(source, alternative, alpha, decoys, ledger)
+    with ExitStack() as stack:
+        if scale is None:
+            served = None if ledger is None else served_in(ledger, mark)
+            if access == "text":
+                found = Found(
+                    observe(source, mark, tokenizer=tokenizer, served=served, progress=partial(say, "answers read"))
+                )
+            else:
+                request = Request(source, mark, tokenizer, served, _often(ledger, clean, mark, tokenizer))
+                found = read(request, access, suspect=suspect, reference=reference, controls=controls or {}, say=say)
+            if cells is not None:
+                save_cells(found.in_memory, cells)
+            inputs, bad = _inputs(beside | {"outputs": path}), getattr(source, "skipped", 0)
+        else:
+            from watermark.scale import gathered
+
+            given = gathered(source, mark, scale=scale, tokenizer=tokenizer, ledger=ledger, progress=say)
+            apart = stack.enter_context(given)
+            found, bad = Found(apart.seen, null=apart.decoys), apart.seen.bad
+            inputs = {"outputs": apart.corpus.outputs} | _inputs(beside)
+            options |= {name: apart.corpus.reading[name] for name in ("skip_bad", "fields")}
+            stopped = stopped or apart.corpus.watched
+        stamp = None if held is None else held.stamp(found.seen)  # type: ignore[arg-type]
+        over = None
+        if whole is not None:
+            mark, found, over = whole.tested(
+                found, access=access, alpha=alpha, alternative=alternative, stopped=stopped
+            )
+        evidence = judge(
+            found,
+            mark,
+            access=access,
+            reference=_named(reference),
+            tokenizer=tokenizer,
+            alpha=alpha,
+            alternative=alternative,
+            decoys=decoys,
+            inputs=inputs,
+            options=options | {"stopped": stopped},
+            bad_records=bad,
+            say=say,
+        )
     if over is not None:
         evidence = _over_keys(evidence, over, mark.scheme.null)
-    dose = None if scale is None else scale.dose(evidence, ambient=_loaded(ambient))
+    dose = None if calibrated is None else calibrated.dose(evidence, ambient=_loaded(ambient))
     return replace(evidence, plan=stamp, dose=dose)
 
 
@@ -197,24 +224,25 @@ def judge(
 ) -> Evidence:
     """Evidence from observations that were made already: score, test, rank."""
     seen, law = found.seen, mark.scheme.null
-    totals, null = _totals(seen, mark, decoys, say)
-    bits = mark.score(seen.windows, seen.choices)
+    tally = tallied(seen, mark)
+    null = _decoy_totals(seen, mark, decoys, say) if found.null is None else found.null(decoys, say)
     deep = None
     if access != "text":
         deep = weighted(
-            seen,
-            totals[1:],
+            found.in_memory,
+            totals_of(seen, mark, [mark.key])[0, 1:],
             null[:, 1:],
             gamma=law,
             access=access,
             reference=reference,
             alternative=alternative,
         )
-    voted, most = seen.weights[VOTES] != 0, law.highest
-    n, green = int(voted.sum()), int(totals[0])
+    n, green, most = int(tally.cells.sum()), int(tally.green.sum()), law.highest
     counted = law.log10_pvalue(green, n, alternative=alternative) + 0.0
     running = None
-    if found.stages is not None:
+    if access == "text":
+        running = votes_anytime(seen.tokens, tally, alpha=alpha, law=law, alternative=alternative)
+    elif found.stages is not None:
         running = anytime(found.stages, mark, alpha=alpha, gamma=law, alternative=alternative)
     log10_p = headline(counted, deep, running, stopped=options["stopped"])
     reach = reach_of(law, n, alpha)
@@ -248,9 +276,9 @@ def judge(
         prompts_known=seen.prompts_known,
         bad_records=bad_records,
         skipped=seen.skipped,
-        curve=_curve(seen, bits, voted, law, alternative),
-        documents=_documents(seen, bits, voted),
-        shown=_shown(seen, bits, tokenizer),
+        curve=_curve(seen, tally, law, alternative),
+        documents=_documents(seen, tally),
+        shown=_shown(seen, tally.first, tokenizer),
         observations=seen.digest,
         mark=mark.profile(),
         inputs=inputs,
@@ -332,6 +360,18 @@ def _check_options(alpha: float, alternative: str, decoys: int) -> None:
         raise ValueError(f"at least 99 decoys are needed, found {decoys}")
 
 
+def _check_scale(outputs: Any, access: str, cells: Any, plan: Any) -> None:
+    """Raises ValueError for what does not go with a work folder."""
+    if access != "text":
+        raise ValueError(f"a work folder holds what is read from text; {access} is read in memory")
+    if cells is not None:
+        raise ValueError("cells are written of what is read in memory; a work folder holds its own")
+    if outputs is not None and not isinstance(outputs, (str, Path, Outputs)):
+        raise ValueError("a work folder is made from a file, a folder or an address: pass that as the outputs")
+    if plan is not None and (outputs is None or "://" in str(outputs)):
+        raise ValueError("a plan is held against the prompts of the outputs: pass the file or folder that holds them")
+
+
 def _access(suspect: bool, logprobs: bool, samples: bool, reference: bool, controls: bool) -> str:
     """The name of what is read. Raises ValueError for a mixture that makes no sense."""
     if suspect + logprobs + samples > 1:
@@ -347,17 +387,16 @@ def _access(suspect: bool, logprobs: bool, samples: bool, reference: bool, contr
     return "text and reference" if reference else "text"
 
 
-def _totals(
-    seen: Observations, mark: Watermark, count: int, say: Callable[[str, int], None]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Totals of votes and weighted statistics under the key (1 + S,) and under decoys (m, 1 + S)."""
-    weights, keys = stacked(seen), decoy_keys(bytes.fromhex(seen.digest), count)
-    own = mark.totals(seen.windows, seen.choices, weights, [mark.key])[0]
+def _decoy_totals(
+    seen: Observations | Streamed, mark: Watermark, count: int, say: Callable[[str, int], None]
+) -> NDArray[np.int64]:
+    """Totals of votes and weighted statistics under decoys, (m, 1 + S)."""
+    keys = decoy_keys(bytes.fromhex(seen.digest), count)
     parts: list[NDArray[np.int64]] = []
     while some := list(islice(keys, _KEYS)):
-        parts.append(mark.totals(seen.windows, seen.choices, weights, some))
+        parts.append(totals_of(seen, mark, some))
         say("decoys scored", sum(map(len, parts)))
-    return own, np.concatenate(parts)
+    return np.concatenate(parts)
 
 
 def _often(
@@ -424,12 +463,9 @@ def _method(
     )
 
 
-def _curve(
-    seen: Observations, bits: NDArray[Any], voted: NDArray[np.bool_], law: Law, alternative: Alternative
-) -> list[Step]:
+def _curve(seen: Observations | Streamed, tally: Tally, law: Law, alternative: Alternative) -> list[Step]:
     """The votes along the reading order, at about sixty points."""
-    cells, green = (counts.cumsum() for counts in _by_document(seen, bits, voted))
-    tokens = seen.tokens.cumsum()
+    cells, green, tokens = tally.cells.cumsum(), tally.green.cumsum(), seen.tokens.cumsum()
     stops = np.unique(np.linspace(1, len(seen.names), min(_STEPS, len(seen.names))).astype(int)) - 1
     return [
         Step(
@@ -443,24 +479,14 @@ def _curve(
     ]
 
 
-def _by_document(
-    seen: Observations, bits: NDArray[Any], voted: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(votes, green votes) of every answer, those cells alone that were first counted there."""
-    documents, count = seen.documents[voted], len(seen.names)
-    green = np.bincount(documents, weights=bits[voted], minlength=count).astype(np.int64)
-    return np.bincount(documents, minlength=count).astype(np.int64), green
-
-
-def _documents(seen: Observations, bits: NDArray[Any], voted: NDArray[np.bool_]) -> list[Document]:
+def _documents(seen: Observations | Streamed, tally: Tally) -> list[Document]:
     """Up to 48 answers, evenly spaced in reading order, whatever they show."""
     count = len(seen.names)
-    cells, green = _by_document(seen, bits, voted)
-    chosen = np.unique(np.linspace(0, count - 1, min(_DOCUMENTS, count)).astype(int))
-    return [Document(seen.names[i], int(seen.tokens[i]), int(cells[i]), int(green[i])) for i in chosen]
+    chosen = np.unique(np.linspace(0, count - 1, min(_DOCUMENTS, count)).astype(int)).tolist()
+    return [Document(seen.names[i], int(seen.tokens[i]), int(tally.cells[i]), int(tally.green[i])) for i in chosen]
 
 
-def _shown(seen: Observations, scores: NDArray[Any], tokenizer: Tokenizer | None) -> list[ShownDocument]:
+def _shown(seen: Observations | Streamed, scores: NDArray[Any], tokenizer: Tokenizer | None) -> list[ShownDocument]:
     shown = []
     for sample in seen.samples:
         ids = [int(i) for i in sample.token_ids]
@@ -500,7 +526,7 @@ def _options(
     }
 
 
-def _notes(seen: Observations, access: str, filtered: bool, readable: bool, shared: bool) -> list[str]:
+def _notes(seen: Observations | Streamed, access: str, filtered: bool, readable: bool, shared: bool) -> list[str]:
     notes = [
         "The p-value holds if the key was fixed before the outputs existed and had no part in choosing the prompts; "
         "the commitment's date is what shows it."

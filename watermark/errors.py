@@ -14,6 +14,7 @@ WatermarkError
 ├── EmbeddingRefused     a way of generating that cannot carry the mark
 ├── ReportInvalid        evidence that does not recompute
 │   └── BundleInvalid    a bundle, a signature or a time stamp that does not hold
+├── WorkInvalid          a work folder of another run, or one that lacks a part
 ├── RunInterrupted       stopped on request; what was done is kept
 └── ExtraMissing         an optional library is needed
 """
@@ -79,6 +80,10 @@ class ReportInvalid(WatermarkError):
 
 class BundleInvalid(ReportInvalid):
     """A bundle, a signature or a time stamp does not hold."""
+
+
+class WorkInvalid(WatermarkError):
+    """A work folder belongs to another run, lacks a part, or what it was made from has changed."""
 
 
 class RunInterrupted(WatermarkError):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from watermark.access import Found
-from watermark.assess import anytime, stacked, statistics_in
+from watermark.assess import anytime, stacked, statistics_in, tallied, totals_of, votes_anytime
 from watermark.errors import KeyUnusable, ReportInvalid
 from watermark.keyring.commitments import Commitments, Committed, heads
 from watermark.keyring.keyset import KeySet
@@ -90,21 +90,26 @@ class InForce:
         seen, stages = found.seen, None if found.stages is None else list(found.stages)
         law = self.marks[0].scheme.null
         names = (VOTES, *statistics_in(seen))
-        totals = self.marks[0].totals(seen.windows, seen.choices, stacked(seen), [m.key for m in self.marks])
+        totals = totals_of(seen, self.marks[0], [m.key for m in self.marks])
         each: list[dict[str, Any]] = [
             dataclasses.asdict(key) | {"totals": dict(zip(names, map(int, row), strict=True))}
             for key, row in zip(self.keys, totals, strict=True)
         ]
-        if stopped and stages is not None:
+        if stopped and access == "text":
+            for entry, mark in zip(each, self.marks, strict=True):
+                votes = tallied(seen, mark)
+                run = votes_anytime(seen.tokens, votes, alpha=alpha, law=law, alternative=alternative)
+                entry["log10_e"] = run.log10_e
+        elif stopped and stages is not None:
             for entry, mark in zip(each, self.marks, strict=True):
                 run = anytime(stages, mark, alpha=alpha, gamma=law, alternative=alternative)
                 entry["log10_e"] = run.log10_e
         elif access == "text":
-            n = int((seen.weights[VOTES] != 0).sum())
+            n = len(seen)
             for entry in each:
                 entry["log10_p"] = law.log10_pvalue(entry["totals"][VOTES], n, alternative=alternative) + 0.0
         else:
-            for entry, log10_e in zip(each, evalues(seen, totals[:, 1:], law, alternative), strict=True):
+            for entry, log10_e in zip(each, evalues(found.in_memory, totals[:, 1:], law, alternative), strict=True):
                 entry["log10_e"] = float(log10_e) + 0.0
         described: dict[str, Any] = {
             "set": self.name,

@@ -227,6 +227,7 @@ ALLOWED: dict[Callable[..., object], set[str]] = {
     detect: {
         "outputs", "mark", "tokenizer", "ledger", "suspect", "reference", "controls", "logprobs", "samples", "clean",
         "cells", "decoys", "alpha", "alternative", "stopped", "plan", "exploratory", "calibration", "ambient",
+        "scale",  # where and by whom text is read: the evidence is the same to the bit (tests/test_scale.py)
         "progress",
     },
     observe: {"outputs", "mark", "tokenizer", "served", "progress"},
@@ -249,6 +250,7 @@ def test_command_line_offers_no_more_than_python():
     found = set(inspect.signature(command).parameters)
     options = {
         *ALLOWED[detect], "control", "profile", "output", "report", "skip_bad", "field", "exit_code", "json", "quiet",
+        "work", "workers", "engine", "address",  # the same
         "authority",  # whose time stamp on the plan counts: it can only make a run exploratory
     }  # fmt: skip
     assert not found - options, f"does {sorted(found - options)} keep the rules of docs/validity.md? then list it here"

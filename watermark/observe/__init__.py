@@ -6,7 +6,7 @@
 
 from watermark.observe.readings import Reading, observe_readings
 from watermark.observe.rules import MINIMUM_CELLS
-from watermark.observe.stages import Stage, text_stages
+from watermark.observe.stages import Stage
 from watermark.observe.store import (
     counted_records,
     counted_windows,
@@ -33,5 +33,4 @@ __all__ = [
     "save_cells",
     "served_in",
     "served_windows",
-    "text_stages",
 ]

@@ -14,8 +14,6 @@ from watermark.observe.weights import Rows, weigh
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from watermark.observe.text import Observations
-
     Counts = tuple[NDArray[np.uint64], NDArray[np.int64]]
 
 _FIRST = 400  # tokens in the first stage
@@ -81,17 +79,6 @@ class Betting:
             seen = weigh(rows.before(int(np.searchsorted(reached, due)) + 1), often=self.often)
             yield Look(seen.windows, seen.choices, seen.weights)
             self.looked += 1
-
-
-def text_stages(seen: Observations) -> Iterator[Stage]:
-    """The votes of a text in stages; its cells are distinct, so every one is new."""
-    start = 0
-    for end in stage_ends(seen.tokens):
-        stop = int(np.searchsorted(seen.documents, end))
-        part = slice(start, stop)
-        weights = {name: values[part] for name, values in seen.weights.items()}
-        yield Stage(end, int(seen.tokens[:end].sum()), seen.windows[part], seen.choices[part], weights)
-        start = stop
 
 
 def stage_ends(tokens: NDArray[np.int64]) -> list[int]:

@@ -88,7 +88,10 @@ class EProcess:
             raise ValueError(
                 f"found {len(weights)} weightings and {len(totals)} totals, this e-process bets on {self.statistics}"
             )
-        laws = [sum_of(each, self.gamma) for each in weights]
+        return self.take([sum_of(each, self.gamma) for each in weights], totals)
+
+    def take(self, laws: Sequence[SumLaw], totals: Sequence[int]) -> float:
+        """As `update`, of a chunk whose totals have these laws."""
         for law, total in zip(laws, totals):
             if not math.isfinite(total) or int(total) != total or not law.lowest <= total <= law.highest:
                 raise ValueError(f"a total must be a whole number from {law.lowest} to {law.highest}, found {total}")

@@ -254,6 +254,14 @@ def sum_of(weights: NDArray[np.int32], law: float | Law) -> SumLaw:
     return WeightedSum(weights, law if isinstance(law, (int, float)) else law.mean)
 
 
+def count_of(cells: int, law: float | Law) -> SumLaw:
+    """The law of the total score of `cells` cells of which each counts once: `sum_of` ones, without their array."""
+    found = sum_of(np.broadcast_to(np.int32(1), cells), law)
+    some = min(1, cells)
+    found.__dict__["_grouped"] = np.ones(some, dtype=np.int64), np.full(some, float(cells))
+    return found
+
+
 def law_of(chances: list[float] | None, gamma: float) -> Bernoulli | Levels:
     """The law that evidence states: of graded scores by their chances, else a bit that is 1 with chance gamma."""
     return Bernoulli(gamma) if chances is None else Levels(tuple(chances))
