@@ -2,7 +2,7 @@
 
 A filter holds windows, never (window, token). With fewer bits to a name the file is smaller and now and then takes a
 window for served that was not: a choice that knows nothing of the key, so it costs power and never validity
-(docs/ledger.md; tests/calibration/test_window_filters.py).
+(docs/ledger.md; tests/calibration/test_coarse_filters.py).
 """
 
 from __future__ import annotations
