@@ -69,9 +69,7 @@ class Outputs:
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
-        unknown = [name for name in self.fields if name not in FIELDS]
-        if unknown:
-            raise OutputsInvalid(f"unknown field {unknown[0]!r}; fields are {', '.join(FIELDS)}")
+        check_fields(self.fields)
         if not self.path.exists():
             raise OutputsInvalid(f"no outputs at {self.path}", hint="pass a .jsonl file of the suspect's answers")
 
@@ -163,6 +161,13 @@ class Outputs:
                     else f"put it under 'meta', or say what it is: --field text={name}",
                 )
         return found
+
+
+def check_fields(fields: Mapping[str, str]) -> None:
+    """Raises OutputsInvalid for a field that is none of ours."""
+    unknown = [name for name in fields if name not in FIELDS]
+    if unknown:
+        raise OutputsInvalid(f"unknown field {unknown[0]!r}; fields are {', '.join(FIELDS)}")
 
 
 def json_lines_of(folder: Path) -> list[Path]:
