@@ -20,7 +20,7 @@ from watermark.probe.answers import to_answer
 from watermark.probe.log import QueryLog, answer_digest, log_path
 from watermark.probe.question import Attempt, Draw, Question, Reply
 from watermark.prompts import Prompt
-from watermark.schemes import GreenList
+from watermark.schemes import GreenList, Scheme
 from watermark.tokenizer import Tokenizer
 
 MADE, FIRST = "2026-01-05T09:00:00+00:00", datetime(2026, 3, 2, 10, 0, tzinfo=UTC).timestamp()
@@ -85,12 +85,13 @@ def build(
     plan_made: str = PLANNED,
     mark_made: str = MADE,
     exploratory: bool = False,
+    scheme: Scheme | None = None,
 ) -> Case:
-    """A case on a small tokenizer. said: text that every answer begins with."""
+    """A case on a small tokenizer. said: text that every answer begins with. scheme: by default a green list."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = word_tokenizer(folder / "teacher")
     binding = Binding(tokenizer.digest, tokenizer.size, tokenizer.special_ids, tokenizer.source)
-    mark = Watermark(GreenList(window=1, gamma=0.25), next(iter(decoy_keys(key, 1))), binding, mark_made)
+    mark = Watermark(scheme or GreenList(window=1, gamma=0.25), next(iter(decoy_keys(key, 1))), binding, mark_made)
     mark.save(folder / "ours.wmark")
     (folder / "ours.profile.json").write_text(json.dumps(mark.profile()))
     texts = [f"say {number} ba ca" for number in range(answers)]
@@ -123,14 +124,15 @@ def _planned(mark: Watermark, folder: Path, decoys: int, made: str) -> None:
 
 
 def marked(mark: Watermark, tokenizer: Tokenizer, rows: int, tokens: int) -> list[str]:
-    """Words drawn among four, the green ones seven times as often."""
+    """Words drawn among four, the green ones seven times as often; of graded scores the higher ones more often."""
     rng, words = np.random.default_rng(4), _words(tokenizer)
     made = []
     for _ in range(rows):
         ids = [int(rng.choice(words))]
         for _ in range(tokens):
             some = rng.choice(words, 4)
-            weight = np.where(mark.score(np.array([ids[-1:]] * 4), some) == 1, 7.0, 1.0)
+            scores = np.asarray(mark.score(np.array([ids[-1:]] * 4), some), dtype=float)
+            weight = 7.0 ** (scores / max(1.0, 0.3 * mark.scheme.null.highest))
             ids.append(int(rng.choice(some, p=weight / weight.sum())))
         made.append(tokenizer.texts([ids])[0])
     return made

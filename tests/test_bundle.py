@@ -245,7 +245,7 @@ def test_lattice_tails_bounds_and_evalues_agree_with_the_package(alternative):
         for n in (60, 400):
             weights = np.round(rng.normal(0, spread, n) + rng.choice([0, spread], n)).astype(np.int32)
             gamma = float(rng.choice([0.25, 0.5]))
-            ours, law = alone.Sum.of(weights, gamma), WeightedSum(weights, gamma)
+            ours, law = alone.Sum.of(weights, [1 - gamma, gamma]), WeightedSum(weights, gamma)
             assert (ours.mean, ours.sd) == pytest.approx((law.mean, law.sd))
             for z in (-4.0, 0.0, 9.0):
                 total = round(law.mean + z * law.sd)
@@ -663,7 +663,7 @@ def test_a_changed_decoy_total_is_refused(weighed):
 def test_evidence_of_scores_goes_into_a_bundle_and_is_recomputed(score_bench, tmp_path):  # noqa: F811
     score_bench.found.save(tmp_path / "evidence.json")
     made = bundle(tmp_path / "evidence.json", tmp_path / "S.bag", cells=score_bench.case("found"))
-    assert "this file knows evidence of text" in dict(alone.steps(made))["arithmetic"]
+    assert "cosines are as stated, `wmark evidence verify" in dict(alone.steps(made))["arithmetic"]
     found = _details(verify_bundle(made))
     assert "data/report.html holds this evidence" in found["page"]
     assert {"case", "decoys"} & set(found) or "recomputed" in " ".join(found)

@@ -46,7 +46,7 @@ from watermark.bundle.layout import (
 from watermark.bundle.plans import signature_beside
 from watermark.bundle.readme import readme
 from watermark.bundle.signers import identity_of, load_signer, signed
-from watermark.bundle.standalone import Wrong, lines_of, read_cells, scorable, steps
+from watermark.bundle.standalone import Wrong, known, lines_of, read_cells, scorable, steps
 from watermark.bundle.statement import before_signing, encoded, envelope, read_envelope, statement
 from watermark.errors import BundleInvalid, LedgerInvalid, WatermarkError
 from watermark.files import canonical_json, readable_json
@@ -313,7 +313,7 @@ def _no_rows(given: _Given) -> str | None:
         return "a ledger or account keys chose among the windows"
     if options["skip_bad"] or options["fields"] or _suffix(given.files["answers"]) != ".jsonl":
         return "the responses are not plain JSON Lines, each a record under our names"
-    if mark["scheme"]["name"] != "greenlist":
+    if not known(mark):
         return f"the scheme {mark['scheme']['name']!r} has cells of its own kind"
     return None
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import hashlib
 import hmac
 import io
@@ -246,22 +247,33 @@ def check_evidence_digest(case: Path, index: dict[str, Any], evidence: dict[str,
 
 
 def check_arithmetic(evidence: dict[str, Any]) -> str:
+    """What follows from the numbers as stated, by the kind of evidence."""
+    kinds = {
+        "wmark-evidence/2": check_text,
+        "wmark-score-evidence/1": check_scores,
+        "wmark-attribution/1": check_attribution,
+    }
+    if evidence["format"] not in kinds:
+        return f"NOT CHECKED: this file does not know {evidence['format']}; it checks all but the numbers"
+    return kinds[evidence["format"]](evidence)
+
+
+def check_text(evidence: dict[str, Any]) -> str:
     """p-value, ranks, mean e-value and verdict from counts and totals as stated."""
-    if evidence["format"] != "wmark-evidence/2":
-        return f"NOT CHECKED: this file knows evidence of text; of {evidence['format']} it checks all but the numbers"
     alternative, n, green = evidence["alternative"], evidence["cells"], evidence["green"]
-    totals, deep = np.array(evidence["decoys"]["totals"]), evidence["weighted"]
-    most = len(evidence["levels"]) - 1 if evidence.get("levels") else 1
+    totals, deep, law = np.array(evidence["decoys"]["totals"]), evidence["weighted"], law_of(evidence)
+    most = len(law) - 1
     mean = n * evidence["gamma"] * most
     near("the decoy rank", evidence["decoys"]["rank_pvalue"], rank(green, totals, mean, alternative))
     said = []
-    if most == 1:
-        counted: float | None = binomial(green, n, gamma_of(evidence), alternative)
-        said.append(f"{green} of {n} cells are green: log10 p = {counted:.4f}")
+    decided = counted(evidence, green)
+    if decided is None:
+        decided = evidence["log10_p"] if deep is None and not evidence.get("keys") else None
+        said.append("NOT CHECKED: the lattice of the total score is too large for this file, its p-value is as stated")
+    elif most == 1:
+        said.append(f"{green} of {n} cells are green: log10 p = {decided:.4f}")
     else:
-        counted = evidence["log10_p"] if deep is None else None
-        said.append("NOT CHECKED: the law of graded scores is not known to this file, its p-value is as stated")
-    decided: float | None = counted
+        said.append(f"a total score of {green} in {n} cells of 0 to {most} each: log10 p = {decided:.4f}")
     if deep is not None:
         names = [one["name"] for one in deep["statistics"]]
         if sorted(names) != sorted(deep["decoy_totals"]):
@@ -291,6 +303,103 @@ def check_arithmetic(evidence: dict[str, Any]) -> str:
     return "; ".join(said) + f"; the verdict “{evidence['verdict']}” follows"
 
 
+def check_scores(evidence: dict[str, Any]) -> str:
+    """Of scores: p-values, e-values and ranks from cosines and dimensions, the correction over tests, the verdict."""
+    way, tests = evidence["alternative"], evidence["tests"]
+    for test in tests:
+        name, c, size = test["part"], test["cosine"], test["dimensions"]
+        near(f"log10 p of the {name} test", test["log10_p"], cosine_tail(c, size, way))
+        near(f"log10 E of the {name} test", test["log10_e"], cosine_evalue(c, size, way))
+        near(f"the rank of the {name} test", test["rank_pvalue"], rank(c, np.array(test["decoys"]), 0.0, way))
+    for control in evidence["controls"]:
+        tail = cosine_tail(control["cosine"], tests[0]["dimensions"], way)
+        near(f"log10 p of control {control['name']}", control["log10_p"], tail)
+    decided = min(0.0, min(test["log10_p"] for test in tests) + math.log10(len(tests)))
+    said = [f"{test['part']}: a cosine of {test['cosine']:.4f} in {test['dimensions']:,} dimensions" for test in tests]
+    if evidence["stopped"]:
+        decided = min(0.0, -evidence["looks"][-1]["log10_e"]) if evidence["looks"] else 0.0
+        said.append("NOT CHECKED: the e-process that decides is as stated")
+    near("log10 p", evidence["log10_p"], decided)
+    if (evidence["log10_p"] <= math.log10(evidence["alpha"])) != (evidence["verdict"] == "evidence found"):
+        raise Wrong(f"the verdict {evidence['verdict']!r} does not follow from log10 p = {evidence['log10_p']}")
+    return (
+        "; ".join(said) + f"; the verdict “{evidence['verdict']}” follows; NOT CHECKED: cosines are as stated, "
+        "`wmark evidence verify CASE --mark` makes them again from answers, basis and key"
+    )
+
+
+def cosine_tail(c: float, dimensions: int, alternative: str) -> float:
+    """log10 P(cos >= c) of a uniform direction: cos^2 is Beta(1/2, (D-1)/2), with a random sign."""
+    if alternative == "two-sided":
+        return min(0.0, cosine_tail(abs(c), dimensions, "greater") + math.log10(2))
+    c, a = max(-1.0, min(1.0, -c if alternative == "less" else c)), (dimensions - 1) / 2
+    square = max(c * c, 0.0)
+    log_beta = math.lgamma(a) + math.lgamma(0.5) - math.lgamma(a + 0.5)
+    if square * a < 4:  # the middle part is taken away: I(1/2, a) of c^2, a series of positive terms (DLMF 8.17.8)
+        middle = 0.0
+        if square:
+            grown = log_sum_of_ratios(lambda n: (a + 0.5 + n) / (1.5 + n) * square, 1e-17)
+            middle = math.exp(0.5 * math.log(square) + a * math.log1p(-square) - log_beta + math.log(2) + grown)
+        half = 0.5 * (1 - middle)
+        return math.log10(half if c >= 0 else 1 - half)
+    x = max(1 - square, 2.0**-52)
+    grown = log_sum_of_ratios(lambda n: (a + 0.5 + n) / (a + 1 + n) * x, 1e-17)
+    log_half = a * math.log(x) + 0.5 * math.log(square) - math.log(a) - log_beta + grown + math.log(0.5)
+    return (log_half if c > 0 else math.log1p(-math.exp(log_half))) / math.log(10)
+
+
+def log_sum_of_ratios(ratio: Any, least: float) -> float:
+    """log of 1 + r(0) + r(0) r(1) + …, positive terms that fall in the end; until they are below `least` of the sum."""
+    total, term, start, size = 1.0, 1.0, 0, 256
+    while term > least * total and start < 1 << 28:
+        terms = term * np.cumprod(ratio(np.arange(start, start + size, dtype=float)))
+        total, term, start, size = total + float(terms.sum()), float(terms[-1]), start + size, min(2 * size, 1 << 20)
+    return math.log(total)
+
+
+def cosine_evalue(c: float, dimensions: int, alternative: str) -> float:
+    """log10 of the mean of exp(k c) / M(k) over k = sqrt(D) 1, 2, 4 … 64; M(k) = 0F1(; D/2; k^2/4), its mean."""
+    signs = {"greater": [1.0], "less": [-1.0], "two-sided": [1.0, -1.0]}[alternative]
+    bets = []
+    for bet in (math.sqrt(dimensions) * 2.0**power for power in range(7)):
+        n = np.arange(int(2 * bet) + 200)
+        logs = np.concatenate([[0.0], np.cumsum(2 * math.log(bet / 2) - np.log(n + 1) - np.log(n + dimensions / 2))])
+        bets += [(sign * c * bet - float(_log_sum(logs))) / math.log(10) for sign in signs]
+    return mean_of_evalues(bets)
+
+
+def check_attribution(evidence: dict[str, Any]) -> str:
+    """Whose answers: each account's p-value from its total, Holm's correction over all of them, and who is named."""
+    each, alpha = evidence["exposures"], evidence["alpha"]
+    if len(each) != evidence["hypotheses"] or len({(one["account"], one["epoch"]) for one in each}) != len(each):
+        raise Wrong(
+            f"{evidence['hypotheses']} accounts are said to be tested, {len(each)} are listed, each once or not"
+        )
+    said = "NOT CHECKED: p-values of single accounts are as stated, their weights are not in the bundle"
+    law, n = law_of_scheme(evidence["mark"]), evidence["cells"]
+    if law is not None and evidence["statistic"] == "votes":
+        votes = Sum(np.ones(1, np.int64), np.array([n]), law)
+        for one in each:
+            total, who = one["totals"]["votes"], one["account"]
+            near(f"the score of {who}", one["score"], (total - votes.mean) / votes.sd)
+            tail = binomial(total, n, law[1], "greater") if len(law) == 2 else votes.both(total, "greater", exact=True)
+            near(f"log10 p of {who}", one["log10_p"], one["log10_p"] if tail is None else tail)
+        said = f"p-values of {len(each)} accounts follow from their totals in {n:,} cells"
+    tried = sorted(each, key=lambda one: float(one["log10_p"]))
+    reached = -math.inf
+    for place, one in enumerate(tried):
+        reached = max(reached, one["log10_p"] + math.log10(len(each) - place))
+        near(f"the corrected p-value of {one['account']} (log10)", one["log10_p_holm"], min(0.0, reached))
+        if (one["log10_p_holm"] <= math.log10(alpha)) != (one["verdict"] == "exposure found"):
+            raise Wrong(f"the verdict on {one['account']} is {one['verdict']!r}, which does not follow")
+    if sum(one["verdict"] == "exposure found" for one in each) != len(evidence["found"]):
+        raise Wrong("those who are named as found are not those whose verdict says so")
+    return (
+        f"{said}; {len(evidence['found'])} are found by Holm's correction; NOT CHECKED: totals and panels of decoy keys "
+        "are as stated, `wmark evidence verify CASE --mark` makes them again from the responses"
+    )
+
+
 def over_keys(evidence: dict[str, Any]) -> tuple[float, str]:
     """Where every key of a set was tested: the list leads to the head of the set, and its results to log10 p."""
     keys, stopped = evidence["keys"], bool(evidence["options"].get("stopped"))
@@ -308,9 +417,9 @@ def over_keys(evidence: dict[str, Any]) -> tuple[float, str]:
         raise Wrong("the key that the evidence shows is not the foremost of those that were tested")
     exact = evidence["weighted"] is None and not stopped
     if exact:
-        n, gamma, way = evidence["cells"], gamma_of(evidence), evidence["alternative"]
-        for key in each if not evidence.get("levels") else []:
-            near(f"log10 p of key {key['kid']}", key["log10_p"], binomial(key["totals"]["votes"], n, gamma, way))
+        for key in each:
+            own = counted(evidence, key["totals"]["votes"])
+            near(f"log10 p of key {key['kid']}", key["log10_p"], key["log10_p"] if own is None else own)
         best = min(0.0 if key["revoked"] else key["log10_p"] for key in each)
         decided, how = min(0.0, best + math.log10(len(each))), "Bonferroni over exact tails"
     else:
@@ -325,12 +434,58 @@ def over_keys(evidence: dict[str, Any]) -> tuple[float, str]:
     return decided, f"all {len(each)} keys of set {keys['set']} were tested, {how}: log10 p = {decided:.4f}"
 
 
-def gamma_of(evidence: dict[str, Any]) -> float:
-    """The chance of a green cell: of our green list from its parameters, of others as stated."""
-    scheme = evidence["mark"]["scheme"]
-    if scheme["name"] == "greenlist":
-        near("gamma", evidence["gamma"], round(scheme["parameters"]["gamma"] * 2**32) / 2**32)
-    return float(evidence["gamma"])
+def counted(evidence: dict[str, Any], total: int) -> float | None:
+    """log10 of the exact p-value of a total score of all cells; None where its lattice is too large."""
+    n, law, alternative = evidence["cells"], law_of(evidence), evidence["alternative"]
+    if len(law) == 2:
+        return binomial(total, n, law[1], alternative)
+    return Sum(np.ones(1, np.int64), np.array([n]), law).both(total, alternative, exact=True)
+
+
+def law_of(evidence: dict[str, Any]) -> list[float]:
+    """The chances of a cell's score 0, 1, … under any key: of our own schemes from their parameters, else as stated."""
+    stated = evidence.get("levels") or [1 - evidence["gamma"], evidence["gamma"]]
+    law = law_of_scheme(evidence["mark"])
+    if law is None:
+        return list(stated)
+    if len(law) != len(stated):
+        raise Wrong(f"scores are stated to have {len(stated)} levels, those of the scheme have {len(law)}")
+    for level, (told, own) in enumerate(zip(stated, law)):
+        if not math.isclose(told, own, rel_tol=1e-9):
+            raise Wrong(f"the chance of level {level} is stated as {told}, recomputed it is {own}")
+    near("gamma", evidence["gamma"], sum(level * chance for level, chance in enumerate(law)) / (len(law) - 1))
+    return law
+
+
+def law_of_scheme(mark: dict[str, Any]) -> list[float] | None:
+    """The same from the scheme alone; None of schemes that are not known here."""
+    scheme = mark["scheme"]
+    if not known(mark):
+        return None
+    if "gamma" in scheme["parameters"]:
+        below = round(scheme["parameters"]["gamma"] * 2**32)
+        return [1 - below / 2**32, below / 2**32]
+    high, low = (np.bincount(table).tolist() for table in tables_of(scheme))
+    found: list[float] = (np.convolve(high, low) / 2.0**32).tolist()
+    return found
+
+
+def known(mark: dict[str, Any]) -> bool:
+    """Whether scores of this mark can be made here: our own schemes, in their first version."""
+    name, version = mark["scheme"]["name"], mark["scheme"]["version"]
+    return version == 1 and mark["prf"] == "arx32-v1" and name in ("greenlist", "antidistill", "gumbel", "tournament")
+
+
+def tables_of(scheme: dict[str, Any]) -> tuple[Any, Any]:
+    """Of schemes with graded scores: what the first and the last 16 bits of a cell's number add to its score."""
+    steps = np.arange(1 << 16)
+    if scheme["name"] == "gumbel":  # -ln(1 - u) of the first 16 bits of u, in quarters of a nat
+        scores = [round(-math.log((65536 - step - 0.5) / 65536) / 0.25) for step in range(1 << 16)]
+        return np.array(scores), np.zeros(1 << 16, np.int64)
+    depth = scheme["parameters"]["depth"]  # a tournament's coins, of weight 10 in the first layer to 1 in the last
+    weights = [1 if depth == 1 else round(10 - 9 * layer / (depth - 1)) for layer in range(depth)] + [0] * (32 - depth)
+    coins = np.stack([(steps >> (15 - place)) & 1 for place in range(16)])
+    return np.array(weights[:16]) @ coins, np.array(weights[16:]) @ coins
 
 
 def rank(observed: float, null: Any, mean: float, alternative: str) -> float:
@@ -839,17 +994,17 @@ def check_numbers(
     if int(weights["votes"].sum()) != evidence["cells"]:
         raise Wrong(f"there are {int(weights['votes'].sum())} cells, stated are {evidence['cells']}")
     deep = evidence["weighted"]
-    if deep is not None and not evidence.get("levels"):
+    if deep is not None:
         yield "laws", check_laws(evidence, weights)
-    if scheme["name"] != "greenlist" or scheme["version"] != 1 or evidence["mark"]["prf"] != "arx32-v1":
+    if not known(evidence["mark"]):
         yield (
             "keys",
-            f"NOT CHECKED: this file does not know the scheme {scheme['name']!r}; totals under keys are as stated",
+            f"NOT CHECKED: totals under keys are as stated, for the scheme {scheme['name']!r} is an engine's own; "
+            "`wmark evidence verify --mark` recomputes them with the engine's recipe",
         )
         if key is not None:
             yield "key", open_commitment(key, evidence)[1]
         return
-    below = round(scheme["parameters"]["gamma"] * 2**32)
     names = ["votes", *([one["name"] for one in deep["statistics"]] if deep else [])]
     table = np.stack([weights[name] for name in names]).astype(np.int64)
     grouped = group(windows)
@@ -858,7 +1013,7 @@ def check_numbers(
         raise Wrong("the decoy keys were not drawn from the digest of these observations")
     stated = [evidence["decoys"]["totals"], *([deep["decoy_totals"][name] for name in names[1:]] if deep else [])]
     for number in range(len(stated[0])):
-        found = totals(grouped, choices, table, decoy(seed, number), below)
+        found = totals(grouped, choices, table, decoy(seed, number), scheme)
         for name, row, total in zip(names, stated, found):
             if row[number] != total:
                 raise Wrong(f"{name}: decoy key {number} is stated to total {row[number]}, recomputed it is {total}")
@@ -868,12 +1023,15 @@ def check_numbers(
         return
     secret, told = open_commitment(key, evidence)
     yield "key", told
-    own = totals(grouped, choices, table, secret, below)
+    own = totals(grouped, choices, table, secret, scheme)
     claimed = [evidence["green"], *([one["total"] for one in deep["statistics"]] if deep else [])]
     for name, total, stated_total in zip(names, own, claimed):
         if total != stated_total:
             raise Wrong(f"{name}: {stated_total} is stated under our key, recomputed it is {total}")
-    yield "our key", f"under it {own[0]:,} of {evidence['cells']:,} cells are green, and every total is as stated"
+    counts = f"{own[0]:,} of {evidence['cells']:,} cells are green"
+    if evidence.get("levels"):
+        counts = f"{evidence['cells']:,} cells score {own[0]:,} in total"
+    yield "our key", f"under it {counts}, and every total is as stated"
 
 
 def open_commitment(path: Path, evidence: dict[str, Any]) -> tuple[bytes, str]:
@@ -1006,9 +1164,9 @@ def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
     return output[:length]
 
 
-def subkey(secret: bytes) -> Any:
-    """The eight 32-bit words that the green list works with."""
-    labels = [b"scheme", b"greenlist/1"]
+def subkey(secret: bytes, scheme: str = "greenlist") -> Any:
+    """The eight 32-bit words that a scheme works with."""
+    labels = [b"scheme", scheme.encode() + b"/1"]
     info = b"wmark/v1" + b"".join(struct.pack(">I", len(label)) + label for label in labels)
     return np.frombuffer(hkdf(secret, info, 32), dtype="<u4").astype(np.uint32)
 
@@ -1019,13 +1177,23 @@ def group(windows: Any) -> tuple[Any, Any]:
     return distinct, which.reshape(-1)
 
 
-def totals(grouped: tuple[Any, Any], choices: Any, table: Any, secret: bytes, below: int) -> list[int]:
-    """Sums of the weights of green cells under one key; a cell is green where its number is under `below`."""
+def totals(grouped: tuple[Any, Any], choices: Any, table: Any, secret: bytes, scheme: dict[str, Any]) -> list[int]:
+    """Sums of weights times scores under one key; a cell's score is 1 where it is green, or what two tables give."""
     windows, which = grouped
-    states = absorbed(windows, subkey(secret))
+    states = absorbed(windows, subkey(secret, scheme["name"]))
     numbers = drawn([column[which] for column in states], choices.astype(np.uint32))
-    green = numbers < np.uint32(below)
-    return [int(row[green].sum()) for row in table]
+    if "gamma" in scheme["parameters"]:
+        green = numbers < np.uint32(round(scheme["parameters"]["gamma"] * 2**32))
+        return [int(row[green].sum()) for row in table]
+    high, low = tables(scheme["name"], scheme["parameters"].get("depth"))
+    scores = high[numbers >> np.uint32(16)] + low[numbers & np.uint32(0xFFFF)]
+    return [int(row @ scores) for row in table]
+
+
+@functools.lru_cache(maxsize=1)
+def tables(name: str, depth: int | None) -> tuple[Any, Any]:
+    """`tables_of`, made once for all keys."""
+    return tables_of({"name": name, "parameters": {"depth": depth}})
 
 
 def absorbed(windows: Any, words: Any) -> list[Any]:
@@ -1072,14 +1240,14 @@ def drawn(state: list[Any], tokens: Any) -> Any:
     return x + state[3]
 
 
-# The law of a weighted sum S = sum of k over green cells: mean, sd, e-value, Chernoff's bound, and the exact tail.
+# The law of a weighted sum S = sum of k X over cells: mean, sd, e-value, Chernoff's bound, and the exact tail.
 
 
 def check_laws(evidence: dict[str, Any], weights: dict[str, Any]) -> str:
     """Each statistic's numbers from its weights and its total as stated."""
-    gamma, alternative, bounds = gamma_of(evidence), evidence["alternative"], 0
+    chances, alternative, bounds = law_of(evidence), evidence["alternative"], 0
     for one in evidence["weighted"]["statistics"]:
-        name, law = one["name"], Sum.of(weights[one["name"]], gamma)
+        name, law = one["name"], Sum.of(weights[one["name"]], chances)
         near(f"the mean of {name}", one["mean"], law.mean)
         near(f"the sd of {name}", one["sd"], law.sd)
         near(f"the e-value of {name} (log10)", one["log10_e"], law.log10_evalue(one["total"], alternative))
@@ -1099,27 +1267,38 @@ def check_laws(evidence: dict[str, Any], weights: dict[str, Any]) -> str:
 
 
 class Sum:
-    """S = sum of k B over independent bits B, each one with chance gamma. values, counts: distinct k, and of each how
-    many."""
+    """S = sum of k X over independent scores X of 0, 1, … L, whose chances are given; a green bit has L = 1.
 
-    def __init__(self, values: Any, counts: Any, gamma: float) -> None:
-        self.values, self.counts, self.gamma = values, counts, gamma
-        self.mean = gamma * float(values @ counts)
-        self.sd = math.sqrt(gamma * (1 - gamma) * float(values.astype(float) ** 2 @ counts))
+    values, counts: distinct k, and of each how many.
+    """
+
+    def __init__(self, values: Any, counts: Any, chances: Any) -> None:
+        self.values, self.counts, self.chances = values, counts, np.asarray(chances)
+        self.levels = np.arange(len(self.chances))
+        middle = math.fsum((self.levels * self.chances).tolist())
+        spread = math.fsum(((self.levels - middle) ** 2 * self.chances).tolist())
+        self.middle = middle
+        self.mean = middle * float(values @ counts)
+        self.sd = math.sqrt(spread * float(values.astype(float) ** 2 @ counts))
 
     @classmethod
-    def of(cls, weights: Any, gamma: float) -> Sum:
+    def of(cls, weights: Any, chances: Sequence[float]) -> Sum:
         values, counts = np.unique(weights[weights != 0].astype(np.int64), return_counts=True)
-        return cls(values, counts, gamma)
+        return cls(values, counts, chances)
+
+    def mirrored(self) -> Sum:
+        """The law of -S."""
+        return Sum(-self.values, self.counts, self.chances)
 
     def log_mgf(self, bet: float) -> float:
         """log E exp(bet (S - mean))."""
-        x = bet * self.values
-        top = np.maximum(x, 0.0)
-        each = top + np.log((1 - self.gamma) * np.exp(-top) + self.gamma * np.exp(x - top))
-        small = np.abs(x) < 1e-3
-        each[small] = np.log1p(self.gamma * np.expm1(x[small]))
-        return float((each - self.gamma * x) @ self.counts)
+        exponents = np.multiply.outer(bet * self.values, self.levels - self.middle)
+        top = exponents.max(axis=1)
+        far = top > 30
+        each = np.log1p(np.expm1(np.where(far[:, None], 0.0, exponents)) @ self.chances)
+        if far.any():
+            each[far] = top[far] + np.log(np.exp(exponents[far] - top[far][:, None]) @ self.chances)
+        return float(each @ self.counts)
 
     def log10_evalue(self, total: int, alternative: str) -> float:
         """Mean of exp(bet (S - mean)) / E over bets 1, 1.4, 2, ... 128 standard deviations' inverses."""
@@ -1132,8 +1311,7 @@ class Sum:
     def both(self, total: int, alternative: str, *, exact: bool) -> float | None:
         """log10 of the tail in the test's direction; of both, twice the smaller."""
         sides = {"greater": [1], "less": [-1], "two-sided": [1, -1]}[alternative]
-        laws = [self if side == 1 else Sum(-self.values, self.counts, self.gamma) for side in sides]
-        found = [law.upper(side * total, exact=exact) for law, side in zip(laws, sides)]
+        found = [(self if side == 1 else self.mirrored()).upper(side * total, exact=exact) for side in sides]
         if any(one is None for one in found):
             return None
         smaller = min(one for one in found if one is not None)
@@ -1142,19 +1320,17 @@ class Sum:
     def upper(self, total: int, *, exact: bool) -> float | None:
         """log P(S >= total), or Chernoff's bound on it; None where the lattice is too large."""
         positive, negative = self.values > 0, self.values < 0
-        highest, lowest = (
-            int((self.values * self.counts)[positive].sum()),
-            int((self.values * self.counts)[negative].sum()),
-        )
+        most = len(self.chances) - 1
+        highest = most * int((self.values * self.counts)[positive].sum())
+        lowest = most * int((self.values * self.counts)[negative].sum())
         if total <= lowest or (total <= self.mean and not exact):
             return 0.0
         if total >= highest:
-            sure = float(self.counts[positive].sum()) * math.log(self.gamma)
-            return (
-                sure + float(self.counts[negative].sum()) * math.log1p(-self.gamma) if total == highest else -math.inf
-            )
+            sure = float(self.counts[positive].sum()) * math.log(self.chances[-1])
+            sure += float(self.counts[negative].sum()) * math.log(self.chances[0])
+            return sure if total == highest else -math.inf
         if total <= self.mean:
-            other = Sum(-self.values, self.counts, self.gamma).upper(1 - total, exact=True)
+            other = self.mirrored().upper(1 - total, exact=True)
             return None if other is None else math.log1p(-math.exp(other))
         bet = self.bet_for(total)
         bound = self.log_mgf(bet) - bet * (total - self.mean)
@@ -1171,39 +1347,53 @@ class Sum:
         for _ in range(200):
             middle = (low + high) / 2
             low, high = (middle, high) if self.tilted(middle)[1] < total else (low, middle)
+            if high - low <= 1e-15 * high:
+                break
         return (low + high) / 2
 
     def tilted(self, bet: float) -> tuple[Any, float]:
-        """(chance of a one for each value, mean) under the tilt."""
-        x = np.clip(bet * self.values + math.log(self.gamma) - math.log1p(-self.gamma), -700, 700)
-        ones = 1 / (1 + np.exp(-x))
-        return ones, float((ones * self.values) @ self.counts)
+        """(chance of each score for each value, mean) under the tilt."""
+        with np.errstate(divide="ignore"):
+            logs = np.multiply.outer(bet * self.values, self.levels) + np.log(self.chances)
+        made = np.exp(logs - logs.max(axis=1, keepdims=True))
+        made /= made.sum(axis=1, keepdims=True)
+        return made, float((self.counts * self.values) @ (made @ self.levels))
 
     def series(self, total: int, bet: float) -> float | None:
         """Sum over x >= 0 of exp(-bet x) P'(S = total + x), P' the tilted law, whose chances come from one inverse FFT.
 
-        The grid is wide enough by Bernstein's inequality that less than 1e-15 of the tilted law wraps around.
+        The grid is wide enough by Bernstein's inequality that less than 1e-15 of the tilted law wraps around. Left out
+        are frequencies t where |phi(t)| < e^-50: log |phi| is at most minus the sum of r_d (1 - cos(t k d)), r_d the
+        chance that two tilted scores differ by d.
         """
-        ones, mean = self.tilted(bet)
-        spread = self.counts * ones * (1 - ones)
-        variance, widest = float(spread @ self.values.astype(float) ** 2), int(np.abs(self.values).max())
-        away = 12 * widest + math.sqrt(144 * widest**2 + 72 * variance) + abs(total - mean) + 1
+        made, mean = self.tilted(bet)
+        means = made @ self.levels
+        spread = float(self.counts * self.values.astype(float) ** 2 @ (made @ self.levels**2 - means**2))
+        most = len(self.levels) - 1
+        widest = most * int(np.abs(self.values).max())
+        away = 12 * widest + math.sqrt(144 * widest**2 + 72 * spread) + abs(total - mean) + 1
         size = 64
         while size < 2 * away:
             size *= 2
         if size > 1 << 25:
             return None
-        histogram = np.bincount(self.values % size, weights=spread, minlength=size)
-        kept = np.flatnonzero(spread.sum() - np.fft.rfft(histogram).real < 50.0)  # elsewhere |phi| < e^-50
-        if len(kept) * len(self.values) > 1 << 28:
+        apart = np.stack([(made[:, : most + 1 - d] * made[:, d:]).sum(axis=1) for d in range(1, most + 1)], axis=1)
+        apart *= self.counts[:, None]
+        where = np.multiply.outer(self.values, self.levels[1:]) % size
+        histogram = np.bincount(where.reshape(-1), weights=apart.reshape(-1), minlength=size)
+        kept = np.flatnonzero(apart.sum() - np.fft.rfft(histogram).real < 50.0)
+        if len(kept) * len(self.values) * most > 1 << 28:
             return None
         phi = np.zeros(size // 2 + 1, dtype=complex)
         step = max(1, (1 << 20) // len(self.values))
         for start in range(0, len(kept), step):
             at = kept[start : start + step]
             turns = np.exp(2j * np.pi / size * (at[:, None] * (self.values % size) % size))
+            each = made[:, -1] * np.ones(turns.shape, dtype=complex)
+            for level in range(most - 1, -1, -1):  # Horner
+                each = each * turns + made[:, level]
             with np.errstate(divide="ignore"):
-                phi[at] = np.exp(np.log(1 - ones + ones * turns) @ self.counts)
+                phi[at] = np.exp(np.log(each) @ self.counts)
         chances = np.fft.irfft(np.conj(phi), size)[(total + np.arange(size // 2)) % size]
         with np.errstate(under="ignore"):
             found = float(chances @ np.exp(-bet * np.arange(size // 2)))
