@@ -335,7 +335,7 @@ def cosine_tail(c: float, dimensions: int, alternative: str) -> float:
     c, a = max(-1.0, min(1.0, -c if alternative == "less" else c)), (dimensions - 1) / 2
     square = max(c * c, 0.0)
     log_beta = math.lgamma(a) + math.lgamma(0.5) - math.lgamma(a + 0.5)
-    if square * a < 4:  # the middle part is taken away: I(1/2, a) of c^2, a series of positive terms (DLMF 8.17.8)
+    if square < 0.5 and square * a < 4:  # less the middle, I(1/2, a) of c^2: a series of positive terms (DLMF 8.17.8)
         middle = 0.0
         if square:
             grown = log_sum_of_ratios(lambda n: (a + 0.5 + n) / (1.5 + n) * square, 1e-17)
@@ -395,8 +395,8 @@ def check_attribution(evidence: dict[str, Any]) -> str:
     if sum(one["verdict"] == "exposure found" for one in each) != len(evidence["found"]):
         raise Wrong("those who are named as found are not those whose verdict says so")
     return (
-        f"{said}; {len(evidence['found'])} are found by Holm's correction; NOT CHECKED: totals and panels of decoy keys "
-        "are as stated, `wmark evidence verify CASE --mark` makes them again from the responses"
+        f"{said}; {len(evidence['found'])} are found by Holm's correction; NOT CHECKED: totals and panels of decoy "
+        "keys are as stated, `wmark evidence verify CASE --mark` makes them again from the responses"
     )
 
 
