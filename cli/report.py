@@ -18,10 +18,16 @@ def report(
     pdf: Annotated[
         Path | None, typer.Option(help="Also write it as PDF/A-3, with the evidence attached, here.")
     ] = None,
+    certification: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a template, unsigned, for certifying the records under FRE 902(13) and (14), here."
+        ),
+    ] = None,
 ) -> None:
     """Write the evidence as one self-contained page.
 
-    Example: wmark report evidence.json --output report.html --pdf report.pdf
+    Example: wmark report evidence.json --output report.html --pdf report.pdf --certification certification.md
     """
     from watermark.evidence import Evidence
     from watermark.report import render
@@ -37,3 +43,8 @@ def report(
 
         render_pdf(found, pdf)
         console.say(f"printed form written to {pdf}")
+    if certification is not None:
+        from watermark.report.certification import render_certification
+
+        render_certification(found, certification)
+        console.say(f"template of a certification, to be adapted by a lawyer, written to {certification}")

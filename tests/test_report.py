@@ -27,6 +27,7 @@ from watermark.report import page, render
 from watermark.report.figures import FAR, figures
 from watermark.report.page import SHOWN_TOKENS, sheet
 from watermark.report.shell import embedded, visible
+from watermark.report.weight import weight_of
 from watermark.report.words import cells_needed, summary
 from watermark.schemes import GreenList
 from watermark.stats.laws import Bernoulli, binomial_interval, detectable_rate
@@ -216,7 +217,7 @@ def test_every_id_is_used_once() -> None:
 def test_every_verdict_has_its_words() -> None:
     found, none, little = (first_screen(page(e)) for e in each_verdict())
     assert "Evidence found" in found
-    assert "These outputs depend on our key." in found
+    assert "These outputs depend on our key: the suspect was exposed, in some way, to marked text." in found
     assert "We found no evidence that these outputs depend on our key." in none
     reach = written.percent(evidence_of("no evidence found").detectable_rate or 0)
     assert f"A green rate above {reach} would have been found with probability 90" in none
@@ -227,27 +228,34 @@ def test_every_verdict_has_its_words() -> None:
 def test_first_screen_says_what_it_does_not_show() -> None:
     for evidence in each_verdict():
         words = first_screen(page(evidence))
-        assert "What this does not show" in words
+        assert "What it does not show" in words
         assert "does not show who acted, or with what intent" in words
         assert "not the probability that the suspect is innocent" in words
         assert "committed to before" in words
     words = first_screen(page(evidence_of("evidence found")))
-    for other_way in (
-        "published on the web",
-        "third model",
-        "planted",
-        "key leaked",
-        "retrieval or in the prompt",
-    ):
+    for other_way in ("published on the web", "third model", "planted", "leaked key", "looked up or in the prompt"):
         assert other_way in words
 
 
-def test_first_screen_asks_with_the_commitment_and_answers_with_odds() -> None:
+def test_first_screen_gives_four_short_answers_in_their_order() -> None:
+    """A reader with a minute: what was asked, found, how sure, what it does not show, in under 270 words."""
+    for evidence in each_verdict():
+        words = first_screen(page(evidence))
+        said = ["What was asked", "What was found", "How sure", "What it does not show"]
+        places = [words.index(each) for each in said]
+        assert places == sorted(places)
+        answers = words[places[0] : words.index("To weigh it")].split("What to do")[0]
+        assert len(answers.split()) < 270
+
+
+def test_first_screen_answers_with_odds_and_a_word_of_the_scale() -> None:
     found = evidence_of("evidence found")
     words = first_screen(page(found))
-    assert found.mark["commitment"] in words
     once = f"a result at least this strong would occur {written.odds(found.log10_p)} such tests"
     assert "If the suspect had never met answers marked with this key, " + once in words
+    assert f"In the words of the ENFSI scale: {weight_of(found).band} for dependence on our key" in words
+    assert found.mark["commitment"] not in words
+    assert found.mark["commitment"] in " ".join(Elements(page(found)).texts)
 
 
 def test_words_never_accuse() -> None:

@@ -517,7 +517,10 @@ def test_page_is_safe_to_open(bench: Bench, make: Any) -> None:
 
 def test_page_says_verdict_level_and_limits(bench: Bench) -> None:
     words = bench.words("found")
-    assert "Evidence found These scores depend on our key." in words
+    assert (
+        "Evidence found These scores depend on our key: the suspect was exposed, in some way, to marked answers."
+        in words
+    )
     assert f"alpha\u00a0=\u00a0{bench.found.alpha:g}".replace("\u00a0", " ") in words
     for limit in (
         "does not show who acted",

@@ -307,7 +307,7 @@ def test_other_readings_have_their_words_and_recompute(bench: Bench, tmp_path: P
     assert evidence.access == access
     assert verify(evidence, cells=path, mark=bench.mark)[-1].name == "recomputed"
     words = words_of(page(evidence))
-    assert "Do these outputs depend on the secret key?" in words
+    assert "Was this suspect exposed to our marked text?" in words
     assert {"samples": "in many answers to each prompt", "text and reference": "which tokens the suspect wrote"}[
         access
     ] in words
@@ -340,10 +340,10 @@ def test_the_command_verifies_cells(found: Evidence, cells: Path, bench: Bench, 
 
 def test_found_and_sure_are_those_of_the_mean_e_value(found: Evidence) -> None:
     words = first_screen(page(found))
-    assert "Does this model depend on the secret key?" in words
-    assert "This model’s predictions depend on our key." in words
+    assert "Its predictions over 12 texts" in words
+    assert "This model’s predictions depend on our key: the suspect was exposed" in words
     assert found.weighted is not None
-    assert f"E = {written.evalue(found.weighted.log10_e)}" in words
+    assert f"(E\u00a0=\u00a0{written.evalue(found.weighted.log10_e)})" in words
     assert "the reference “base”" in words
     assert "If the suspect had never met answers marked with this key" in words
     assert f"p\u00a0=\u00a01/E\u00a0=\u00a0{written.pvalue(found.log10_p)}" in summary(found).sure

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 
 from watermark.evidence import Evidence
 from watermark.files import write_whole
+from watermark.report.admissibility import answers
 from watermark.report.commands import commands, missing
+from watermark.report.controlled import controlled
+from watermark.report.explanations import explanations
 from watermark.report.figures import figures
 from watermark.report.planned import banner, dose_words, flat
 from watermark.report.results import results, tables
 from watermark.report.score_page import score_page
 from watermark.report.shell import data_of, dated, environment, hash_of, in_one_order, style_of
-from watermark.report.weighted import meanings
+from watermark.report.weight import SCALE, WHAT_IT_IS, weighing, weight_of
+from watermark.report.weighted import meanings, subject
 from watermark.report.words import SKIPPED_BECAUSE, limits, notes, summary
 from watermark.scoring.evidence import ScoreEvidence
 
@@ -60,17 +64,25 @@ def page(evidence: Evidence | ScoreEvidence) -> str:
     if isinstance(evidence, ScoreEvidence):
         return score_page(evidence)
     evidence = in_one_order(evidence)
-    style = style_of(evidence)
+    style, told = style_of(evidence), summary(evidence)
     template = environment().get_template("report.html")
     text: str = template.render(
         e=evidence,
         style=style,
         style_hash=hash_of(style),
-        summary=summary(evidence),
+        summary=told,
         figures=figures(evidence),
         sheets=[sheet(document, above=evidence.law.mean if evidence.levels else 0) for document in evidence.shown],
         graded=evidence.levels is not None,
         banner=banner(evidence),
+        weighing=weighing(
+            weight_of(evidence), what=subject(evidence), mark="text that carries its mark", plan=banner(evidence)
+        ),
+        explanations=explanations(evidence),
+        controlled=controlled(evidence, told.power),
+        answers=answers(evidence),
+        what_it_is=WHAT_IT_IS,
+        scale=SCALE,
         results=results(evidence),
         tables=tables(evidence),
         meanings=meanings(evidence),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from watermark.report.numbers import percent, span
+from watermark.report.shell import dated
 
 if TYPE_CHECKING:
     from watermark.evidence import Evidence
@@ -48,17 +49,39 @@ def banner(evidence: Evidence | ScoreEvidence) -> Banner | None:
     details = flat({name: value for name, value in plan.items() if name not in _SAID})
     if plan.get("status") == "confirmatory" and not departures:
         text = (
-            f"This run kept to the plan with digest {digest}: its statistics, texts, level and stopping were fixed "
-            "there. That the plan is older than the run is shown by the date at which its digest was made public, "
-            "not by this page."
+            f"This run kept to plan {digest[:16]}…: its statistics, texts, level and stopping were fixed there. "
+            f"{_older(plan)}"
         )
         return Banner("Confirmatory: the run that was planned", text, [], False, details)
     begun = "This run departs from its plan" if departures else "This run was declared exploratory under its plan"
     text = (
-        f"{begun} (digest {digest}). What it found is a reason to look again, under a plan that is kept; its p-value "
+        f"{begun} ({digest[:16]}…). What it found is a reason to look again, under a plan that is kept; its p-value "
         "is not held to the level that the plan promised."
     )
     return Banner("Exploratory: not the test that was planned", text, departures, True, details)
+
+
+def stamped(plan: dict[str, Any]) -> str | None:
+    """ "A time stamp by … dates the plan to …"; None where only its maker says when it was made."""
+    since = plan.get("since")
+    if not isinstance(since, dict) or since.get("authority") is None:
+        return None
+    checked = "" if since.get("checked") else ", not held to a named authority,"
+    return f"A time stamp by {since['authority']}{checked} dates the plan to {dated(str(since.get('time')))}"
+
+
+def first_asked(plan: dict[str, Any]) -> str | None:
+    """When the first question was asked, by the query log; None where the evidence does not say."""
+    first = plan.get("first_question")
+    return first if isinstance(first, str) else None
+
+
+def _older(plan: dict[str, Any]) -> str:
+    when = stamped(plan)
+    if when is None:
+        return "The plan’s date is its maker’s word: a time stamp over it would show that it is older than the run."
+    first = first_asked(plan)
+    return f"{when}{f'; the first question was asked on {dated(first)}' if first else ''}."
 
 
 def aimed(evidence: Evidence) -> str:

@@ -7,6 +7,9 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from watermark.report import numbers
+from watermark.report.admissibility import score_answers
+from watermark.report.controlled import score_controlled
+from watermark.report.explanations import score_explanations
 from watermark.report.planned import flat
 from watermark.report.results import Row, Table
 from watermark.report.score_figures import score_figures
@@ -20,6 +23,7 @@ from watermark.report.score_words import (
     subject,
 )
 from watermark.report.shell import data_of, dated, environment, hash_of, in_one_order, style_of
+from watermark.report.weight import SCALE, WHAT_IT_IS, weighing, weight_of_scores
 from watermark.scores.direction import scheme_from_json
 
 if TYPE_CHECKING:
@@ -57,7 +61,17 @@ def score_page(evidence: ScoreEvidence) -> str:
             style=style,
             style_hash=hash_of(style),
             summary=score_summary(evidence),
-            subject=subject(evidence),
+            weighing=weighing(
+                weight_of_scores(evidence),
+                what=subject(evidence),
+                mark="answers that carry its mark",
+                plan=score_banner(evidence),
+            ),
+            explanations=score_explanations(evidence),
+            controlled=score_controlled(evidence),
+            answers=score_answers(evidence),
+            what_it_is=WHAT_IT_IS,
+            scale=SCALE,
             figures=score_figures(evidence),
             banner=score_banner(evidence),
             results=results(evidence),

@@ -9,8 +9,10 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from watermark.report.explanations import counted, score_explanations
 from watermark.report.numbers import NARROW, evalue, odds, percent, pvalue, signed, two_digits
 from watermark.report.planned import Banner, banner
+from watermark.report.weight import in_a_word, weight_of_scores
 from watermark.report.weighted import beaten
 from watermark.report.words import Summary
 from watermark.scoring.detect import INCONCLUSIVE_SHARE, SCORE_POWER
@@ -27,18 +29,10 @@ PART_NAMES = {
 }
 _MOST_ANSWERS = 10**8
 
-OTHER_WAYS = (
-    "the suspect asks our service when it is asked, or keeps its answers",
-    "a third model learned from our marked answers and then taught the suspect",
-    "somebody else trained on our marked answers and passed on what came of it",
-    "the key leaked, and somebody moved answers with it",
-)
-
 LIMITS = (
     "The result speaks of descent from answers that carry this mark. It does not show who acted, or with what intent; "
     "contracts, dates and logs can.",
-    "A dependence on the key can come about in several ways: " + "; ".join(OTHER_WAYS) + ". This test cannot tell "
-    "these apart.",
+    "A dependence on the key can come about in several ways (“Other explanations”). This test cannot tell these apart.",
     "The p-value is how often chance alone would do at least as well. It is not the probability that the suspect is "
     "innocent, nor one minus the probability that it is not.",
     "The p-value needs a key, a basis and inputs that were fixed without looking at the suspect's answers. Key, basis, "
@@ -66,8 +60,9 @@ def score_summary(evidence: ScoreEvidence) -> Summary:
     """The verdict in sentences that a reader without statistics can repeat correctly."""
     return Summary(
         headline=_headline(evidence),
+        asked=_asked(evidence),
         found=_found(evidence),
-        sure=_sure(evidence),
+        sure=f"{_sure(evidence)} {in_a_word(weight_of_scores(evidence))}",
         power=_power(evidence),
         next_step=_next_step(evidence) if evidence.verdict == "inconclusive" else "",
         does_not_show=_does_not_show(evidence),
@@ -112,10 +107,20 @@ def _headline(evidence: ScoreEvidence) -> str:
     if evidence.verdict == "evidence found" and shown is not None and shown.exploratory:
         return f"It suggests that {what} depend on our key; a run that keeps to its plan must confirm it."
     if evidence.verdict == "evidence found":
-        return f"{what[0].upper()}{what[1:]} depend on our key."
+        return (
+            f"{what[0].upper()}{what[1:]} depend on our key: the suspect was exposed, in some way, to marked answers."
+        )
     if evidence.verdict == "no evidence found":
         return f"We found no evidence that {what} depend on our key."
     return f"This test is too weak to say whether {what} depend on our key."
+
+
+def _asked(evidence: ScoreEvidence) -> str:
+    return (
+        f"Whether the suspect learned from answers that carry our secret mark. Its answers ({evidence.access}) to "
+        f"{evidence.queries:,} inputs were read. Marked answers are moved a little in a direction that only our key "
+        "knows; to a model that never met them it is one random direction like any other."
+    )
 
 
 def _found(evidence: ScoreEvidence) -> str:
@@ -192,17 +197,21 @@ def _next_step(evidence: ScoreEvidence) -> str:
 def _does_not_show(evidence: ScoreEvidence) -> tuple[str, ...]:
     innocent = "The p-value is not the probability that the suspect is innocent."
     committed = "All of this rests on a key, a basis and inputs that were fixed before the suspect was asked."
+    ways = score_explanations(evidence)
     if evidence.verdict == "evidence found":
         return (
             "It shows exposure to marked answers. It does not show who acted, or with what intent.",
-            "Other explanations remain: " + "; ".join(OTHER_WAYS) + ".",
+            "It does not show in which way: our service asked at test time, a third model in "
+            "between, answers passed on, a "
+            f"leaked key would look alike. Other explanations: {counted(ways)}.",
             innocent,
             committed,
         )
     return (
         "It does not show that the suspect was never exposed: training on labels alone carries nothing of this mark, "
         "and averaging over teachers or mixing in true labels may leave too little to find.",
-        "It says nothing about other keys, other models or other versions of the suspect.",
+        f"Reasons why a trace may have been missed: {counted(ways)}. It says nothing about other keys, other models or "
+        "other versions of the suspect.",
         "Had evidence been found, it would show exposure; it does not show who acted, or with what intent.",
         innocent,
         committed,

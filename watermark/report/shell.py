@@ -9,6 +9,7 @@ import json
 import re
 import unicodedata
 from datetime import datetime
+from html.parser import HTMLParser
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", Evidence, ScoreEvidence)
 
+_HEADINGS = ("h1", "h2", "h3")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _DATA = re.compile(r'<pre id="evidence-json"[^>]*>(.*?)</pre>', re.DOTALL)
 
@@ -32,6 +34,46 @@ def embedded(text: str) -> Any:
     if found is None:
         raise ValueError("it holds no evidence")
     return json.loads(html.unescape(found[1]))
+
+
+def first_difference(stated: str, computed: str) -> tuple[str, str, str] | None:
+    """(heading, words of the one page, words of the other) where two pages first read otherwise; None if they do not.
+
+    Styles and the evidence itself are left aside; what is drawn is not read, but every picture has its table.
+    """
+    one, other = _Words(stated).found, _Words(computed).found
+    for (_, said), (heading, says) in zip(one, other):
+        if said != says:
+            return heading, said, says
+    if len(one) == len(other):
+        return None
+    heading, words = max(one, other, key=len)[min(len(one), len(other))]
+    return (heading, words, "") if len(one) > len(other) else (heading, "", words)
+
+
+class _Words(HTMLParser):
+    """Every piece of text that a page shows, with the heading it stands under."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self._heading, self._within = "", ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._within = "json" if dict(attrs).get("id") == "evidence-json" else tag
+        if tag in _HEADINGS:
+            self._heading = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        words = " ".join(data.split())
+        if not words or self._within in ("style", "json"):
+            return
+        self._heading = words if self._within in _HEADINGS else self._heading
+        self.found.append((self._heading, words))
 
 
 def visible(text: str) -> str:
@@ -55,7 +97,19 @@ def environment() -> Any:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.filters["comma"] = lambda count: f"{count:,}"
+    environment.filters["ticked"] = ticked
     return environment
+
+
+def ticked(text: str) -> Any:
+    """What stands between backticks as code, all of it escaped: what one types looks like it."""
+    from markupsafe import Markup, escape
+
+    parts = visible(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(visible(text))
+    code = Markup("<code>{}</code>").format
+    return Markup("").join(code(part) if place % 2 else escape(part) for place, part in enumerate(parts))
 
 
 def style_of(evidence: Sealed) -> str:

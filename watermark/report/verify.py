@@ -218,9 +218,13 @@ def _recomputed(
 
 
 def same_page(found: Evidence | ScoreEvidence, path: Path) -> Check:
-    """The page at `path` is what this evidence renders to. Raises ReportInvalid."""
+    """The page at `path` is what this evidence renders to. Raises ReportInvalid, naming the first words that differ.
+
+    All that the page says is made of the evidence again: also the weight and its words, the decoys that would have been
+    called, what was checked of other explanations.
+    """
     from watermark.report.page import page
-    from watermark.report.shell import embedded
+    from watermark.report.shell import embedded, first_difference
 
     try:
         text = path.read_text("utf-8")
@@ -229,6 +233,25 @@ def same_page(found: Evidence | ScoreEvidence, path: Path) -> Check:
         raise ReportInvalid(f"{path} is not a report page: {error}") from None
     if held != found.to_json():
         raise ReportInvalid(f"{path} does not hold this evidence")
-    if page(found) != text:
-        raise ReportInvalid(f"{path} was changed after it was rendered, or rendered by another version")
-    return Check("page", f"{path.name} is what this evidence renders to")
+    again = page(found)
+    if again == text:
+        return Check("page", f"{path.name} is what this evidence renders to")
+    differs = first_difference(text, again)
+    if differs is None:
+        raise ReportInvalid(
+            f"{path} says what this evidence says, and its bytes are others: it was changed, or "
+            "rendered by another version"
+        )
+    heading, said, says = (_short(words) for words in differs)
+    raise ReportInvalid(
+        f"{path} was changed after it was rendered, or rendered by another version: under "
+        f"{heading!r} it says {said!r}, "
+        f"this evidence gives {says!r}"
+    )
+
+
+def _short(words: str) -> str:
+    from watermark.report.shell import visible
+
+    told = visible(words)
+    return told if len(told) <= 80 else told[:79] + "…"

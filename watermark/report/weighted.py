@@ -163,13 +163,11 @@ def _summed(evidence: Evidence, deep: Weighted) -> str:
     scores = [s.z for s in deep.statistics]
     low, high = (signed(value, 1) for value in (min(scores), max(scores)))
     lie = low if low == high else f"between {low} and {high}"
-    cells = max(s.cells for s in deep.statistics)
     return (
-        f"What was read: {READ.get(evidence.access, evidence.access)}{against(deep)}. Over up to {cells:,} cells (a "
-        f"cell is a token with the tokens before it), {len(scores)} weighted sums say how far the suspect leans to "
-        f"the tokens that our key favours: {lie} standard deviations from chance, which is 0. The mean of their "
-        f"e-values is E = {evalue(deep.log10_e)}. Put to the same cells, "
-        f"{beaten(deep.rank_pvalue, len(evidence.decoys.totals))}."
+        f"What was read: {READ.get(evidence.access, evidence.access)}{against(deep)}. "
+        f"{len(scores)} weighted sums say how "
+        f"far the suspect leans to the tokens that our key favours: {lie} standard deviations from chance, which is 0. "
+        f"Put to the same text, {beaten(deep.rank_pvalue, len(evidence.decoys.totals))}."
     )
 
 

@@ -11,28 +11,26 @@ from typing import TYPE_CHECKING
 
 from watermark.detect import lift_of, reach_of
 from watermark.report import weighted
+from watermark.report.explanations import counted, explanations
 from watermark.report.numbers import NARROW, odds, percent, pvalue, span, two_digits
 from watermark.report.planned import aimed, banner
 from watermark.report.terms import GREEN, places_of, terms
+from watermark.report.weight import in_a_word, weight_of
 
 if TYPE_CHECKING:
     from watermark.evidence import Evidence
 
 _MOST_CELLS = 10**9
 
-OTHER_WAYS = (
-    "our marked answers were published on the web and gathered from there",
-    "a third model learned from them and then taught the suspect (indirect distillation)",
-    "somebody else planted marked text where the suspect's makers would find it",
-    "the key leaked, and somebody marked text with it",
-    "marked text was supplied when the suspect was asked, by retrieval or in the prompt",
+_WAYS = (
+    "our answers published on the web, a third model in between, planted text, a leaked key, text looked up or in the "
+    "prompt"
 )
-
 LIMITS = (
     "The result speaks of exposure to text that carries this mark. It does not show who acted, or with what intent.",
-    "A dependence on the key can come about in other ways than training on our answers: "
-    + "; ".join(OTHER_WAYS)
-    + ". This test cannot tell these apart; dates, contracts and logs can.",
+    "A dependence on the key can come about in other ways than training on our answers (“Other "
+    "explanations”). This test "
+    "cannot tell these apart; dates, contracts and logs can.",
     "The p-value is how often chance alone would do at least as well. It is not the probability that the "
     "suspect is innocent, nor one minus the probability that it is not.",
     "The p-value needs a key that was fixed, and committed to in public, before the suspect's training data "
@@ -62,6 +60,7 @@ class Summary:
     """The first screen. `next_step` is empty unless something should be done."""
 
     headline: str
+    asked: str
     found: str
     sure: str
     power: str
@@ -72,10 +71,12 @@ class Summary:
 def summary(evidence: Evidence) -> Summary:
     """The verdict in sentences that a reader without statistics can repeat correctly."""
     votes = weighted.decided_by(evidence) == "votes"
+    sure = _sure(evidence) if votes else weighted.sure(evidence)
     return Summary(
         headline=_headline(evidence),
+        asked=_asked(evidence),
         found=_found(evidence) if votes else weighted.found(evidence),
-        sure=_sure(evidence) if votes else weighted.sure(evidence),
+        sure=f"{sure} {in_a_word(weight_of(evidence))}",
         power=_power(evidence) + aimed(evidence) if evidence.weighted is None else weighted.power(evidence),
         next_step=_next_step(evidence) if evidence.verdict == "inconclusive" else "",
         does_not_show=_does_not_show(evidence),
@@ -105,10 +106,22 @@ def _headline(evidence: Evidence) -> str:
     if evidence.verdict == "evidence found" and shown is not None and shown.exploratory:
         return f"It suggests that {subject} depend on our key; a run that keeps to its plan must confirm it."
     if evidence.verdict == "evidence found":
-        return f"{subject[0].upper()}{subject[1:]} depend on our key."
+        return (
+            f"{subject[0].upper()}{subject[1:]} depend on our key: the suspect was exposed, in some "
+            "way, to marked text."
+        )
     if evidence.verdict == "no evidence found":
         return f"We found no evidence that {subject} depend on our key."
     return f"There is too little text to say whether {subject} depend on our key."
+
+
+def _asked(evidence: Evidence) -> str:
+    read = f"{evidence.documents_read:,} {weighted.texts(evidence)} ({evidence.tokens_read:,} tokens)"
+    read = f"Its predictions over {read} were read" if evidence.access == "logits" else f"Its {read} were read"
+    return (
+        f"Whether the suspect was exposed to text that carries our secret mark. {read}. To a model that never met such "
+        "text our key is one random key like any other."
+    )
 
 
 def _found(evidence: Evidence) -> str:
@@ -183,16 +196,21 @@ def _conclusive(evidence: Evidence, cells: int) -> bool:
 def _does_not_show(evidence: Evidence) -> tuple[str, ...]:
     innocent = "The p-value is not the probability that the suspect is innocent."
     committed = "All of this rests on a key that was committed to before these outputs existed."
+    ways = explanations(evidence)
     if evidence.verdict == "evidence found":
+        much = "" if evidence.dose is not None else ", nor how much was used"
         return (
-            "It shows exposure to marked text. It does not show who acted, or with what intent.",
-            "Other explanations remain: " + "; ".join(OTHER_WAYS) + ".",
+            f"It shows exposure to marked text. It does not show who acted, or with what intent{much}.",
+            f"It does not show in which way: {_WAYS} would look alike. Of {len(ways)} other "
+            f"explanations: {counted(ways)}.",
             innocent,
             committed,
         )
     return (
         "It does not show that the suspect was never exposed: a trace too weak for this test may be there.",
-        "It says nothing about other keys, other models or other versions of the suspect.",
+        f"Reasons why a trace may have been missed: {counted(ways)}. It says nothing about other "
+        "models or other versions "
+        "of the suspect.",
         "Had evidence been found, it would show exposure; it does not show who acted, or with what intent.",
         innocent,
         committed,
