@@ -12,12 +12,13 @@ from wmark_cli.main import app
 
 from watermark import Attribution, attribute
 from watermark.accounts import Accounts
+from watermark.attribute import NULL
 from watermark.errors import AccountsInvalid, MarkInvalid, TooFewObservations, WatermarkError
 from watermark.keys import decoy_keys
 from watermark.mark import Watermark
 from watermark.observe import Observations, observe
 from watermark.outputs import Output
-from watermark.schemes import GreenList
+from watermark.schemes import GreenList, Gumbel
 
 KEY = next(iter(decoy_keys(b"attribute", 1)))
 NAMES = [f"account {number}" for number in range(1_000)]
@@ -195,6 +196,20 @@ def test_epochs_are_hypotheses_of_their_own(mark):
     assert found.hypotheses == 4
     assert found.exposures[0].kid == account.key.kid
     assert attribute(given, mark, ["one", "two"], decoys=0).found == []
+
+
+def test_the_null_speaks_of_green_cells_or_of_scores_as_the_scheme_does(binding):
+    """A green list's attribution says what it always said; that of graded scores speaks of their law."""
+    rng = np.random.default_rng(12)
+    windows, choices = rng.integers(0, 256, (400, 1)), rng.integers(0, 256, 400)
+    told = {}
+    for scheme in (GreenList(window=1), Gumbel(window=1)):
+        mark = Watermark(scheme, KEY, binding, accounts=Accounts())
+        told[scheme.name] = attribute(seen(windows, choices), mark, NAMES[:2], decoys=0).null
+    assert told["greenlist"] == NULL
+    assert "is green under it with probability gamma" in told["greenlist"]
+    assert "green" not in told["gumbel"]
+    assert "the score of each distinct cell" in told["gumbel"]
 
 
 def test_windows_of_the_shared_key_are_left_out(mark):

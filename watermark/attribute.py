@@ -43,6 +43,11 @@ NULL = (
     "accounts' keys; then each distinct cell (window, token) in a window of account keys is green under it with "
     "probability gamma, independently of the others"
 )
+GRADED_NULL = (
+    "the suspect's outputs are statistically independent of the account's key, given the shared key and all other "
+    "accounts' keys; then the score of each distinct cell (window, token) in a window of account keys has the law of "
+    "the mark's scheme, independently of the others"
+)
 NOTES = (
     "The correction covers the accounts and epochs tried here and no others: name all whose answers the suspect may "
     "have had, closed accounts too, before looking.",
@@ -272,7 +277,7 @@ def _attribution(
         statistic=", ".join(cells.names),
         score="z",
         method=f"{tail} under each account's key, Holm's correction over all of them; max-T over panels of decoy keys",
-        null=NULL,
+        null=NULL if mark.scheme.null.highest == 1 else GRADED_NULL,
         cells=len(cells.choices),
         effective_cells=cells.laws[0].effective_cells,
         gamma=mark.scheme.null.mean / mark.scheme.null.highest,
