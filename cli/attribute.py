@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import console
+from . import console, marks
 from .detect import named
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def attribute(
             "before it."
         ),
     ],
-    mark: Annotated[Path, typer.Option(help="The watermark file that the accounts were drawn from.")],
+    mark: Annotated[Path, typer.Option(help="The watermark file, with accounts, that their keys are drawn from.")],
     accounts: Annotated[Path, typer.Option(help="Every account that comes into question, one name a line.")],
     suspect: Annotated[str | None, typer.Option(help="An open model: read its log-probabilities.")] = None,
     reference: Annotated[
@@ -60,10 +60,10 @@ def attribute(
     from watermark.access import Request
     from watermark.accounts import read_accounts
     from watermark.attribute import attribute as run
-    from watermark.mark import Watermark, load_profile
+    from watermark.mark import load_profile
     from watermark.outputs import Outputs
 
-    used, names = Watermark.load(mark), read_accounts(accounts)
+    used, names = marks.with_accounts(mark), read_accounts(accounts)
     if profile is not None:
         used.check_profile(load_profile(profile))
     show = console.progress(quiet=quiet)

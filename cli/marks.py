@@ -57,6 +57,21 @@ def one(path: Path, planned: Dated | None = None, *, epoch: str | None = None) -
     )
 
 
+def with_accounts(path: Path) -> Watermark:
+    """The mark that accounts are drawn from. Raises KeyUnusable for a key set: its keys have none."""
+    from watermark.errors import KeyUnusable
+    from watermark.keyring import is_key_set
+    from watermark.mark import Watermark
+
+    if is_key_set(path):
+        raise KeyUnusable(
+            f"{path.name} is a key set, whose keys have no accounts; whose answers a suspect learned from is asked of "
+            "one mark with accounts",
+            hint="make one with `wmark keygen --accounts`; a tenant's own mark is written by `wmark key mark --tenant`",
+        )
+    return Watermark.load(path)
+
+
 def planned(path: Path, authorities: list[Path] | None) -> Dated:
     """The plan in a file, with its date."""
     from watermark.plan import read_dated

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import console
+from . import console, marks
 
 if TYPE_CHECKING:
     from watermark.estimate import Estimate
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    mark: Annotated[Path, typer.Option(help="The watermark file.")],
+    mark: Annotated[Path, typer.Option(help="The watermark file, or a key set; the plan is about one of its keys.")],
     access: Annotated[str, typer.Option(help="What will be read: text, samples, log-probabilities or logits.")],
     output: Annotated[Path, typer.Option(help="Write the plan here; it is not written over.")],
     prompts: Annotated[
@@ -39,18 +39,19 @@ def plan(
     ] = None,
     slope_se: Annotated[float, typer.Option(min=0.0, help="Standard error of --slope.")] = 0.0,
     exponent: Annotated[float, typer.Option(help="Of the share, 1 is cautious; with --slope.")] = 1.0,
+    key_epoch: Annotated[str | None, typer.Option(help="Of a key set: the epoch that will be tested alone.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """How many prompts it takes to find a share, and a plan of the test that the evidence can be held to.
 
     Example: wmark plan --mark ours.wmark --access logits --reference ./base --share 0.05 --output plan.json
     """
-    from watermark.mark import Watermark
     from watermark.plan import plan as made_for
 
+    used = marks.one(mark, epoch=key_epoch)
     try:
         made = made_for(
-            Watermark.load(mark),
+            used,
             access=access,  # type: ignore[arg-type]
             prompts=prompts,
             reference=reference,
@@ -73,7 +74,8 @@ def plan(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     made.save(output)
-    console.say(f"plan written to {output}; note its digest where its date can be shown: {made.digest}")
+    console.say(f"plan written to {output}, digest {made.digest}; its date is your word until it is stamped:")
+    console.say(f"  wmark evidence timestamp {output} --authority ADDRESS    before anything is asked")
     if json:
         console.emit(made.to_json())
     else:

@@ -26,7 +26,8 @@ from keyring_tools import (
     write_private,
 )
 from tiny import tiny_model
-from wmark_cli.main import run
+from typer.testing import CliRunner
+from wmark_cli.main import app, run
 
 from watermark.evidence import Evidence
 from watermark.keyring import open_keys
@@ -124,6 +125,39 @@ def test_a_sealed_set_in_place_of_a_mark_says_what_to_do(case):
     done = ran("plan", "plan.json", "--mark", "ours.jwks.age")
     assert done.returncode != 0
     assert b"Traceback" not in done.stderr
+
+
+def test_every_command_takes_a_set_or_says_in_one_sentence_what_to_do(case, monkeypatch):
+    folder, opener, ran, _ = case
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("WMARK_IDENTITY", "identity.txt")
+    keys = open_keys(folder / "ours.jwks.age", opener)
+    (folder / "names.txt").write_text("acme\nbolt\n")
+    (folder / "few.jsonl").write_bytes(b"".join((folder / "ask.jsonl").read_bytes().splitlines(keepends=True)[:2]))
+    mark, several = ["--mark", "ours.jwks.age"], "and this takes one"
+    planned = ["plan", *mark, "--access", "text", "--prompts", "few.jsonl"]
+    for arguments, words in (
+        ([*planned, "--output", "p.json"], several),
+        ([*planned, "--key-epoch", "none", "--output", "p.json"], "no epoch 'none'"),
+        (["probe", "model", *mark, "--stop-at", "0.01", "--output", "said.jsonl"], several),
+        (["attribute", "answers.jsonl", *mark, "--accounts", "names.txt"], "have no accounts"),
+        (["evidence", "verify", ".", *mark], "verified with the key that it shows"),
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 1, (arguments, done.output)
+        assert words in str(done.exception), (arguments, done.exception)
+        if words == several:
+            assert "ours.jwks.age holds 2 keys (first, second)" in str(done.exception)
+            assert "wmark key mark" in done.exception.hint
+    ended = [*planned, "--key-epoch", "first", "--stop-at", "e-process", "--alpha", "0.01", "--output", "e.json"]
+    assert ran(*ended).returncode == 0
+    made = json.loads((folder / "e.json").read_bytes())
+    assert made["mark"]["commitment"] == keys.epoch("first").key.commitment
+    watched = ["probe", "model", *mark, "--stop-at", 0.01, "--plan", "e.json", "--prompts", "few.jsonl"]
+    done = ran(*watched, "--max-new-tokens", 4, "--output", "watched.jsonl")
+    assert done.returncode == 0, done.stderr.decode()
+    first = json.loads((folder / "watched.jsonl.log.jsonl").read_bytes().splitlines()[0])
+    assert first["plan"]["digest"] == made["digest"]
 
 
 def test_words_name_what_is_wrong(case, tmp_path, monkeypatch, capsys):

@@ -13,7 +13,8 @@ from watermark.bundle.layout import ENVELOPE, MOST_JSON, ORIGINAL, TOKEN, digest
 from watermark.bundle.signers import load_identity
 from watermark.bundle.standalone import Wrong, loads, steps
 from watermark.bundle.statement import signed_by
-from watermark.errors import BundleInvalid, ReportInvalid
+from watermark.errors import BundleInvalid, KeyUnusable, ReportInvalid
+from watermark.keyring.store import is_key_set
 from watermark.report.checks import Check
 from watermark.timestamps import read_stamp
 
@@ -45,6 +46,7 @@ def verify_bundle(
         raise BundleInvalid(
             f"{threshold} signatures of {len(signers)} named signers cannot be", hint="name more signers"
         )
+    _one_key(mark)
     with opened(Path(case)) as folder:
         trusted = [Path(one) for one in authorities]
         checks = [Check(name, told) for name, told in _structure(folder, None if mark is None else Path(mark), trusted)]
@@ -52,6 +54,15 @@ def verify_bundle(
         checks.append(Check("time stamp", _stamp(folder, trusted)))
         checks += _recomputed(folder, mark, tokenizer)
     return checks
+
+
+def _one_key(mark: str | Path | None) -> None:
+    """Raises KeyUnusable for a sealed set: verify.py, and an expert, are given the one key that the evidence shows."""
+    if mark is not None and is_key_set(mark):
+        raise KeyUnusable(
+            f"{Path(mark).name} is a sealed key set; a bundle is verified with the key that it shows",
+            hint="`wmark key mark SET ONE.wmark --epoch KID` writes it; `wmark evidence show CASE` names the kid",
+        )
 
 
 def is_bundle(path: str | Path) -> bool:
