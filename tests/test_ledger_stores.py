@@ -299,6 +299,24 @@ def test_a_database_of_something_else_is_left_alone(tmp_path):
         list(read_ledger(tmp_path / "torn.sqlite"))
 
 
+def test_a_server_that_may_only_insert_records_and_rewrites_nothing(server):
+    import psycopg
+
+    made = written(emptied(server))
+    with psycopg.connect(server, autocommit=True) as db:
+        db.execute("DROP ROLE IF EXISTS serving")
+        db.execute("CREATE ROLE serving LOGIN")
+        db.execute("GRANT SELECT, INSERT ON wmark_header, wmark_records TO serving")
+    narrow = server.replace("wmark@", "serving@")
+    with Ledger(narrow) as ledger:
+        assert ledger.append_many(answers(1, start=3))[0].prev == made[-1].hash
+    with psycopg.connect(narrow) as db, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        db.execute("UPDATE wmark_records SET kid = ''")
+    assert overview(server).records == 4
+    with psycopg.connect(emptied(server), autocommit=True) as db:
+        db.execute("DROP ROLE serving")
+
+
 def test_an_empty_database_holds_no_ledger(server):
     with pytest.raises(LedgerInvalid, match="holds no ledger"):
         list(read_ledger(emptied(server)))

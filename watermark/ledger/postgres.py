@@ -1,7 +1,7 @@
 """A ledger in PostgreSQL: writers on any number of machines, one chain.
 
-A writer takes the table's lock, reads the tail and adds its batch in one transaction; readers see a snapshot and wait
-for nobody. Passwords belong into PGPASSFILE or a service file: a command line is seen by everyone on the machine.
+A writer takes an advisory lock, reads the tail and adds its batch in one transaction; it needs to be granted no more
+than SELECT and INSERT. Readers see a snapshot and wait for nobody. Passwords belong into PGPASSFILE or a service file: a command line is seen by everyone on the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from watermark.ledger.opening import shown
 from watermark.ledger.record import Record, Selection
 from watermark.ledger.rows import LISTED, condition, record_of, row_of
 
-_MAKING = 0x776D6B6C  # advisory lock of whoever makes the tables: "wmkl"
+_LOCK = 0x776D6B6C  # advisory locks, "wmkl": this one to make the tables, with a table's number to write to it
 _FETCHED = 500
 _TABLES = """
 CREATE TABLE wmark_header (line bytea NOT NULL);
@@ -48,6 +48,7 @@ class PostgresStore:
         self.where, self._errors, self._write = shown(url), psycopg.Error, write
         try:
             self._db = psycopg.connect(url, autocommit=True, client_encoding="utf8", application_name="wmark")
+            self._db.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # the tail is read after the lock
         except (psycopg.Error, UnicodeError) as error:
             raise LedgerInvalid(
                 f"{self.where} cannot be opened: {_first(error)}",
@@ -56,7 +57,7 @@ class PostgresStore:
 
     def start(self, header: dict[str, Any]) -> dict[str, Any]:
         with self._told(), self._db.transaction():
-            self._db.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))
+            self._db.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             if not self._made():
                 for statement in filter(str.strip, _TABLES.split(";")):
                     self._db.execute(statement.encode())
@@ -81,7 +82,9 @@ class PostgresStore:
 
     def extend(self, made: Callable[[int, str], list[Record]]) -> list[Record]:
         with self._told(), self._db.transaction():
-            self._db.execute("LOCK TABLE wmark_records IN EXCLUSIVE MODE")
+            self._db.execute(
+                "SELECT pg_advisory_xact_lock((%s::bigint << 32) + 'wmark_records'::regclass::oid::bigint)", (_LOCK,)
+            )
             added = made(*self._tail())
             with self._db.cursor() as cursor, cursor.copy(f"COPY wmark_records ({LISTED}) FROM STDIN".encode()) as rows:
                 for record in added:
