@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from watermark.prf import reference
-from watermark.prf.reference import cell_ids, key_words, threshold, window_ids
+from watermark.prf.reference import Counting, cell_ids, key_words, threads, threshold, window_ids
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +37,7 @@ __all__ = [
     "key_words",
     "level_totals",
     "levels",
+    "threads",
     "threshold",
     "totals",
     "uniform_rows",
@@ -46,7 +47,6 @@ __all__ = [
 ]
 
 RECIPE = "arx32-v1"
-_FEW = 8  # keys; for fewer, sorting the cells costs more than it saves
 
 
 def backend() -> str:
@@ -82,16 +82,7 @@ def totals(
     windows: (n, h); tokens: (n,); weights: (S, n); words: (m, 8); a uniform under `below` is green. Returns (m, S).
     Cells are grouped by window once for all keys, unless these are few; memory is that of the cells, never n times m.
     """
-    if len(words) < _FEW:
-        order, starts = np.arange(len(tokens)), np.arange(len(tokens) + 1)
-    else:
-        order, starts = _grouped(windows)
-    given = windows[order[starts[:-1]]], starts, tokens[order], weights[:, order], words
-    if backend() == "numba":
-        from watermark.prf import compiled
-
-        return compiled.totals(*given, below=below)
-    return reference.totals(*given, below=below)
+    return _totals(windows, tokens, weights, words, Counting(below))
 
 
 def levels(drawn: NDArray[np.uint32], high: NDArray[np.int64], low: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -110,26 +101,21 @@ def level_totals(
     low: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """As `totals`, of graded scores: weights times `levels`. Returns (m, S)."""
+    return _totals(windows, tokens, weights, words, Counting(high=high, low=low))
+
+
+def _totals(
+    windows: NDArray[np.uint32],
+    tokens: NDArray[np.uint32],
+    weights: NDArray[np.int32],
+    words: NDArray[np.uint32],
+    counting: Counting,
+) -> NDArray[np.int64]:
     if backend() == "numba":
         from watermark.prf import compiled
 
-        if len(words) < _FEW:
-            order, starts = np.arange(len(tokens)), np.arange(len(tokens) + 1)
-        else:
-            order, starts = _grouped(windows)
-        given = windows[order[starts[:-1]]], starts, tokens[order], weights[:, order], words
-        return compiled.level_totals(*given, high=high, low=low)
-    scores = (levels(reference.uniforms(windows, tokens, key), high, low) for key in words)
-    return np.stack([weights.astype(np.int64) @ each for each in scores])
-
-
-def _grouped(windows: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(order, starts): cells sorted so that equal windows stand together, and where each run begins, n at the end."""
-    order = np.argsort(window_ids(windows), kind="stable")
-    ordered = windows[order]
-    new = np.any(ordered[1:] != ordered[:-1], axis=1)
-    runs = np.flatnonzero(np.concatenate([np.ones(min(1, len(order)), dtype=bool), new]))
-    return order, np.append(runs, len(order))
+        return compiled.totals(windows, tokens, weights, words, counting)
+    return reference.totals(windows, tokens, weights, words, counting)
 
 
 def uniform_rows(states: NDArray[np.uint32], width: int) -> NDArray[np.uint32]:

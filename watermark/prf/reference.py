@@ -1,8 +1,15 @@
-"""The keyed function in numpy: the text that the other twins are held to. See the package's docstring."""
+"""The keyed function in numpy: the text that the other twins are held to. See the package's docstring.
+
+Arithmetic is done in place on blocks of lanes that stay in the processor's second cache, m keys by n cells; numpy lets
+go of the interpreter's lock meanwhile, so that blocks of keys run in threads.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +19,33 @@ if TYPE_CHECKING:
 
     U32 = NDArray[np.uint32]
     U64 = NDArray[np.uint64]
+    I64 = NDArray[np.int64]
 
-_BLOCK = 8192  # cells worked on at once, so that every temporary stays in the processor's cache
+_BLOCK = 1 << 15  # lanes worked on at once: larger, and they leave the cache; smaller, and calls cost more than sums
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What a uniform counts: 1 if it is under `below`; with tables, high[first 16 bits] + low[last 16 bits].
+
+    high, low: (65536,) whole numbers from 0; both empty for green bits.
+    """
+
+    below: int = 0
+    high: I64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    low: I64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def most(self) -> int:
+        """The largest score."""
+        return int(self.high.max()) + int(self.low.max()) if len(self.high) else 1
+
+    def scores(self, drawn: U32) -> I64:
+        """The scores of uniforms, of any shape."""
+        if not len(self.high):
+            return (drawn < np.uint32(self.below)).astype(np.int64)
+        high = np.take(self.high, (drawn >> np.uint32(16)).astype(np.int64), mode="clip")
+        return high + np.take(self.low, (drawn & np.uint32(0xFFFF)).astype(np.int64), mode="clip")
 
 
 def key_words(subkey: bytes) -> U32:
@@ -29,43 +61,59 @@ def threshold(gamma: float) -> int:
 
 
 def window_states(windows: ArrayLike, words: U32) -> U32:
-    """Steps 1 and 2 of the recipe. windows: (n, h) ids, h >= 1. Returns (n, 4)."""
-    ids = np.asarray(windows).astype(np.uint32)
-    count, width = ids.shape
-    states = np.empty((count, 4), dtype=np.uint32)
-    for part in _parts(count):
-        states[part] = np.stack(_absorb(ids[part].T, width, words), axis=1)
+    """Steps 1 and 2 of the recipe. windows: (n, h) ids, h >= 1; words: (8,). Returns (n, 4)."""
+    ids = np.asarray(windows).astype(np.uint32, copy=False)
+    states = np.empty((len(ids), 4), dtype=np.uint32)
+    for part in _parts(len(ids)):
+        states[part] = _states(ids[part].T, words[:, None])[:, 0].T
     return states
 
 
 def uniforms(windows: ArrayLike, tokens: ArrayLike, words: U32) -> U32:
     """Step 3 for matching windows (n, h) and tokens (n,). Returns (n,)."""
-    states = window_states(windows, words)
-    ids = np.asarray(tokens).astype(np.uint32)
-    drawn = np.empty(len(ids), dtype=np.uint32)
-    for part in _parts(len(ids)):
-        s0, s1, s2, s3 = states[part].T
-        drawn[part] = _token(ids[part], s0, s1, s2 | np.uint32(1), s3)
+    ids, choices = np.asarray(windows).astype(np.uint32, copy=False), np.asarray(tokens).astype(np.uint32, copy=False)
+    drawn = np.empty(len(choices), dtype=np.uint32)
+    for part in _parts(len(choices)):
+        s0, s1, s2, s3 = _states(ids[part].T, words[:, None])[:, 0]
+        drawn[part] = _token(choices[part], s0, s1, s2, s3)
     return drawn
 
 
-def totals(
-    windows: U32, starts: NDArray[np.int64], tokens: U32, weights: NDArray[np.int32], words: U32, *, below: int
-) -> NDArray[np.int64]:
-    """Sums of the weights of green cells under each of m keys, as exact integers.
+def totals(windows: U32, tokens: U32, weights: NDArray[np.int32], words: U32, counting: Counting) -> I64:
+    """Weights times scores added up under each of m keys, as exact integers.
 
-    windows: (w, h) distinct windows; starts: (w + 1,) where each window's cells begin; tokens: (n,) and weights:
-    (S, n) of the cells in that order; words: (m, 8); a uniform under `below` is green. Returns (m, S).
+    windows: (n, h) and tokens: (n,) of the cells; weights: (S, n); words: (m, 8). Returns (m, S).
     """
-    owner = np.repeat(np.arange(len(windows)), np.diff(starts))
-    found = np.zeros((len(words), len(weights)), dtype=np.int64)
-    for sums, key in zip(found, words, strict=True):
-        states = window_states(windows, key)
-        for part in _parts(len(tokens)):
-            s0, s1, s2, s3 = states[owner[part]].T
-            green = _token(tokens[part], s0, s1, s2 | np.uint32(1), s3) < np.uint32(below)
-            sums += weights[:, part].sum(axis=1, where=green, dtype=np.int64)
+    order, starts = grouped(windows)
+    ids = np.take(windows, order[starts[:-1]], axis=0)
+    choices, counts = tokens[order], np.take(weights, order, axis=1)
+    together = max(1, min(len(words), _BLOCK // max(1, len(choices))))
+    found = np.empty((len(words), len(weights)), dtype=np.int64)
+
+    def block(first: int) -> None:
+        some = np.ascontiguousarray(words[first : first + together].T)
+        found[first : first + together] = _sums(ids, starts, choices, counts, some, counting)
+
+    with ThreadPoolExecutor(threads()) as pool:
+        list(pool.map(block, range(0, len(words), together)))
     return found
+
+
+def grouped(windows: U32) -> tuple[I64, I64]:
+    """(order, starts): cells sorted so that equal windows stand together, and where each run begins, n at the end."""
+    order = np.argsort(window_ids(windows))
+    ordered = np.take(windows, order, axis=0)
+    new = np.any(ordered[1:] != ordered[:-1], axis=1)
+    runs = np.flatnonzero(np.concatenate([np.ones(min(1, len(order)), dtype=bool), new]))
+    return order, np.append(runs, len(order))
+
+
+def threads() -> int:
+    """NUMBA_NUM_THREADS or OMP_NUM_THREADS where one is set, else the processors open to this process."""
+    stated = os.environ.get("NUMBA_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
+    if stated.isdecimal():
+        return max(1, int(stated))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def uniform_rows(states: U32, width: int) -> U32:
@@ -74,7 +122,7 @@ def uniform_rows(states: U32, width: int) -> U32:
     rows = np.empty((len(states), width), dtype=np.uint32)
     for row, (s0, s1, s2, s3) in zip(rows, states, strict=True):
         for part in _parts(width):
-            row[part] = _token(vocabulary[part], s0, s1, s2 | np.uint32(1), s3)
+            row[part] = _token(vocabulary[part], s0, s1, s2, s3)
     return rows
 
 
@@ -95,51 +143,77 @@ def cell_ids(windows: ArrayLike, tokens: ArrayLike) -> U64:
     return _mix64(window_ids(windows), np.asarray(tokens).astype(np.uint64))
 
 
-def _absorb(columns: U32, width: int, words: U32) -> tuple[U32, U32, U32, U32]:
-    blank = np.zeros(columns.shape[1], dtype=np.uint32)
-    state = [blank ^ word for word in words[:4]]
+def _sums(ids: U32, starts: I64, tokens: U32, weights: NDArray[np.int32], words: U32, counting: Counting) -> I64:
+    """The totals of a block of keys, words (8, m); the cells of window i are starts[i] ... starts[i + 1]. (m, S)."""
+    found = np.zeros((words.shape[1], len(weights)), dtype=np.int64)
+    for some in _parts(len(ids)):
+        states = _states(ids[some].T, words)
+        begins = starts[some.start : some.stop + 1]
+        owner = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
+        for part in _parts(len(owner)):
+            own = states if len(owner) == states.shape[2] else states[:, :, owner[part]]
+            at = slice(begins[0] + part.start, begins[0] + part.stop)
+            scores = counting.scores(_token(tokens[at], *own))
+            found += scores @ weights[:, at].astype(np.int64).T
+    return found
+
+
+def _states(columns: U32, words: U32) -> U32:
+    """Steps 1 and 2 for n windows, columns (h, n), under m keys, words (8, m). Returns (4, m, n)."""
+    width, keys = len(columns), words[:, :, None]
+    state = np.empty((4, words.shape[1], columns.shape[1]), dtype=np.uint32)
+    spare = np.empty_like(state[0])
+    state[...] = keys[:4]
     for start in range(0, width, 4):
         if start:
-            state = _rounds(state)
-        for offset, column in enumerate(columns[start : start + 4]):
-            state[offset] = state[offset] ^ column
-    state = _rounds(state)
-    state = [value ^ word for value, word in zip(state, words[4:], strict=True)]
-    state[3] ^= np.uint32(width)
-    state = _rounds(state)
-    v0, v1, v2, v3 = (value ^ word for value, word in zip(state, words[:4], strict=True))
-    return v0, v1, v2, v3
+            _rounds(state, spare)
+        for value, column in zip(state, columns[start : start + 4]):
+            np.bitwise_xor(value, column, value)
+    _rounds(state, spare)
+    np.bitwise_xor(state, keys[4:], state)
+    np.bitwise_xor(state[3], np.uint32(width), state[3])
+    _rounds(state, spare)
+    np.bitwise_xor(state, keys[:4], state)
+    return state
 
 
-def _rounds(state: list[U32]) -> list[U32]:
+def _rounds(state: U32, spare: U32) -> None:
+    """Four rounds, in place: state (4, m, n)."""
     v0, v1, v2, v3 = state
     for _ in range(4):
-        v0 = v0 + v1
-        v1 = _rotate(v1, 5) ^ v0
-        v0 = _rotate(v0, 16)
-        v2 = v2 + v3
-        v3 = _rotate(v3, 8) ^ v2
-        v0 = v0 + v3
-        v3 = _rotate(v3, 13) ^ v0
-        v2 = v2 + v1
-        v1 = _rotate(v1, 7) ^ v2
-        v2 = _rotate(v2, 16)
-    return [v0, v1, v2, v3]
+        np.add(v0, v1, v0)
+        _rotate(v1, 5, spare)
+        np.bitwise_xor(v1, v0, v1)
+        _rotate(v0, 16, spare)
+        np.add(v2, v3, v2)
+        _rotate(v3, 8, spare)
+        np.bitwise_xor(v3, v2, v3)
+        np.add(v0, v3, v0)
+        _rotate(v3, 13, spare)
+        np.bitwise_xor(v3, v0, v3)
+        np.add(v2, v1, v2)
+        _rotate(v1, 7, spare)
+        np.bitwise_xor(v1, v2, v1)
+        _rotate(v2, 16, spare)
 
 
-def _rotate(value: U32, by: int) -> U32:
-    return (value << np.uint32(by)) | (value >> np.uint32(32 - by))
+def _rotate(value: U32, by: int, spare: U32) -> None:
+    np.right_shift(value, np.uint32(32 - by), spare)
+    np.left_shift(value, np.uint32(by), value)
+    np.bitwise_or(value, spare, value)
 
 
-def _token(ids: U32, s0: U32, s1: U32, odd: U32, s3: U32) -> U32:
+def _token(ids: U32, s0: U32, s1: U32, s2: U32, s3: U32) -> U32:
+    """Step 3: ids (n,), words of states (m, n) or alone. Returns their common shape."""
     with np.errstate(over="ignore"):
         x = ids + s0
-        x ^= x >> np.uint32(16)
+        spare = x >> np.uint32(16)
+        x ^= spare
         x *= np.uint32(0x7FEB352D)
-        x ^= x >> np.uint32(15)
+        x ^= np.right_shift(x, np.uint32(15), spare)
         x += s1
-        x *= odd
-        x ^= x >> np.uint32(16)
+        x *= s2 | np.uint32(1)
+        x ^= np.right_shift(x, np.uint32(16), spare)
         x *= np.uint32(0x846CA68B)
         x += s3
     return x

@@ -301,6 +301,4 @@ def _ids(ids: ArrayLike) -> U32:
 def _threads() -> int:
     if prf.backend() != "numba":
         return 1
-    from watermark.prf import compiled
-
-    return compiled.threads()
+    return prf.threads()
