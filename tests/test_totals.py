@@ -6,7 +6,8 @@ import pytest
 from watermark import prf
 from watermark.keys import decoy_keys
 from watermark.mark import Watermark
-from watermark.schemes import GreenList
+from watermark.prf import reference
+from watermark.schemes import GreenList, Gumbel, Tournament
 
 KEYS = list(decoy_keys(b"totals", 70))  # more than one block of keys, and a part of one
 
@@ -36,6 +37,84 @@ def test_totals_are_the_weighted_sums_of_scores(monkeypatch, backend, window, st
     assert np.array_equal(found, naive(mark, *given))
     assert np.array_equal(found[:3], mark.totals(*given, KEYS[:3]))  # so few that cells are not grouped
     assert len(np.unique(found[:, 0])) > 10
+
+
+@pytest.mark.parametrize("backend", ["1", "0"], ids=["numba", "numpy"])
+@pytest.mark.parametrize("scheme", [Gumbel(window=1), Tournament(window=2), Tournament(window=5, depth=7)], ids=str)
+def test_totals_of_graded_scores_are_their_weighted_sums(monkeypatch, backend, scheme):
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    mark, given = Watermark(scheme, KEYS[0]), cells(scheme.window, 3)
+    found = mark.totals(*given, KEYS)
+    assert np.array_equal(found, naive(mark, *given))
+    assert np.array_equal(found[:9], mark.totals(*given, KEYS[:9]))
+    assert len(np.unique(found[:, 0])) > 60
+
+
+@pytest.mark.parametrize("backend", ["1", "0"], ids=["numba", "numpy"])
+@pytest.mark.parametrize("count", [1, 15, 16, 31, 32, 33, 64, 65, 70])
+@pytest.mark.parametrize("threads", ["1", "5"])
+def test_any_number_of_keys_in_any_number_of_threads(monkeypatch, backend, count, threads):
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    mark, given = Watermark(GreenList(), KEYS[0]), cells(2, 2)
+    assert np.array_equal(mark.totals(*given, KEYS[:count]), naive(mark, *given)[:count])
+
+
+@pytest.mark.parametrize("backend", ["1", "0"], ids=["numba", "numpy"])
+@pytest.mark.parametrize("largest", [2**16, 2**24, 2**31 - 1])
+@pytest.mark.parametrize("scheme", [GreenList(gamma=0.9), Tournament()], ids=["greenlist", "tournament"])
+def test_weights_of_any_size_do_not_overflow(monkeypatch, backend, largest, scheme):
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    windows, choices, _ = cells(2, 1, count=5_000)
+    rng = np.random.default_rng(largest)
+    weights = np.stack([np.full(5_000, largest), np.full(5_000, -largest - 1), rng.integers(-largest, largest, 5_000)])
+    mark = Watermark(scheme, KEYS[0])
+    found = mark.totals(windows, choices, weights, KEYS)
+    assert np.array_equal(found, naive(mark, windows, choices, weights.astype(np.int32)))
+    assert abs(found).max() > 2**31 or largest < 2**20
+
+
+@pytest.mark.parametrize("twin", ["compiled", "reference"])
+@pytest.mark.parametrize("highest", [200, 300, 70_000])
+def test_levels_of_any_size_are_counted(twin, highest):
+    twin = pytest.importorskip(f"watermark.prf.{twin}")
+    rng = np.random.default_rng(highest)
+    counting = reference.Counting(high=rng.integers(0, highest, 2**16), low=rng.integers(0, highest, 2**16))
+    windows, choices, weights = cells(3, 2)
+    words = np.stack([prf.key_words(key.derive("any")) for key in KEYS])
+    found = twin.totals(windows, choices, weights, words, counting)
+    for sums, key in zip(found, words):
+        levels = prf.levels(prf.uniforms(windows, choices, key), counting.high, counting.low)
+        assert np.array_equal(sums, weights.astype(np.int64) @ levels)
+
+
+@pytest.mark.parametrize("backend", ["1", "0"], ids=["numba", "numpy"])
+@pytest.mark.parametrize("windows", [1, 40, 50_000], ids=lambda n: f"{n} windows")
+def test_cells_are_cut_into_blocks_wherever_windows_end(monkeypatch, backend, windows):
+    """One window with more cells than a block holds, some, and none that comes twice."""
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    rng = np.random.default_rng(windows)
+    some = rng.integers(0, 2**32, (windows, 2)).astype(np.uint32)[rng.integers(0, windows, 70_000)]
+    choices = rng.integers(0, 2**32, 70_000).astype(np.uint32)
+    mark, weights = Watermark(GreenList(), KEYS[0]), rng.integers(-9, 10, (2, 70_000)).astype(np.int32)
+    found = mark.totals(some, choices, weights, KEYS[:40])
+    for sums, key in zip(found[::13], KEYS[:40:13]):
+        assert np.array_equal(sums, weights.astype(np.int64) @ mark.rekeyed(key).score(some, choices))
+
+
+def test_memory_is_that_of_the_cells_and_never_cells_times_keys(monkeypatch):
+    import tracemalloc
+
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
+    mark, (windows, choices, weights) = Watermark(GreenList(), KEYS[0]), cells(2, 1, count=100_000)
+    for backend in ("1", "0"):
+        monkeypatch.setenv("WMARK_NUMBA", backend)
+        mark.totals(windows[:99], choices[:99], weights[:, :99], KEYS)  # compiled
+        tracemalloc.start()
+        mark.totals(windows, choices, weights, KEYS)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100 * 100_000  # bytes for a cell; under 70 keys they would be 280 for the uniforms alone
 
 
 def test_one_row_of_weights_is_one_statistic():
