@@ -46,6 +46,7 @@ def verify(
 
     left: list[str] = []
     path = Path(subject)
+    _refuse_empty(path)
     if is_ledger(subject):
         checks = of_ledger(subject)
     elif (found := of_chain(path, outputs)) is not None:
@@ -93,6 +94,17 @@ def verify(
         console.say(sentence)
 
 
+def _refuse_empty(subject: Path) -> None:
+    """Raises ReportInvalid for a file without content: it could have been anything."""
+    if subject.is_file() and not subject.stat().st_size:
+        from watermark.errors import ReportInvalid
+
+        raise ReportInvalid(
+            f"{subject} is empty; there is nothing to verify",
+            hint="pass evidence (`wmark detect --output`), an attribution, a bundle, a ledger, or a query log",
+        )
+
+
 def of_ledger(subject: str) -> list[tuple[str, str]]:
     """The checks of a ledger of answers. Nothing but its own room is loaded: a gateway asks this every minute."""
     from watermark.ledger import overview, unfinished
@@ -136,14 +148,14 @@ def of_bundle(subject: Path, *, mark: Path | None, tokenizer: str | None) -> lis
 
 
 def of_attribution(
-    subject: Path, *, outputs: Path | None, mark: Path | None, tokenizer: str | None
+    subject: Path, *, outputs: Path | None, mark: Path | None, tokenizer: str | None, report: Path | None
 ) -> list[tuple[str, str]]:
     """The checks of an attribution."""
     from watermark.mark import Watermark
     from watermark.report.attributed import verify_attribution
 
     opened = None if mark is None else Watermark.load(mark)
-    named = verify_attribution(subject, outputs=outputs, mark=opened, tokenizer=tokenizer)
+    named = verify_attribution(subject, outputs=outputs, mark=opened, tokenizer=tokenizer, page=report)
     return [(check.name, check.detail) for check in named]
 
 

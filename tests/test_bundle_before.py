@@ -22,6 +22,7 @@ from watermark.errors import BundleInvalid, PlanMismatch, WatermarkError
 from watermark.evidence import Evidence
 from watermark.keyring.commitments import Commitments, Committed
 from watermark.keys import decoy_keys
+from watermark.mark import Watermark
 
 pytest.importorskip("cryptography")
 pytest.importorskip("rfc3161_client")
@@ -284,3 +285,28 @@ def test_a_session_from_plan_to_bundle_reads_like_a_terminal(case, signers, auth
     )
     assert isinstance(missing.exception, WatermarkError)
     assert "name a plan, a file of commitments, or a bundle" in str(missing.exception.hint)
+
+
+# What to do, where something is missing.
+
+
+def test_what_is_wrong_comes_with_what_to_do(case, signers, tmp_path):
+    made = bundle(case.file("evidence.json"), tmp_path / "A.bag", **case.given())
+    (made / "bag-info.txt").unlink()
+    with pytest.raises(BundleInvalid, match="bag-info.txt is missing") as refused:
+        verify_bundle(made)
+    assert "its owner makes it anew with `wmark evidence bundle`" in str(refused.value.hint)
+    (tmp_path / "empty.json").write_bytes(b"")
+    done = CliRunner().invoke(app, ["verify", str(tmp_path / "empty.json")])
+    assert "is empty; there is nothing to verify" in str(done.exception)
+    assert "an attribution, a bundle, a ledger, or a query log" in done.exception.hint
+    plan = tmp_path / "plan.wmark"
+    shutil.copyfile(case.file("plan.json"), plan)
+    plan.chmod(0o600)
+    with pytest.raises(WatermarkError, match="is not a watermark file: its format is 'wmark-plan/1'") as other:
+        Watermark.load(plan)
+    assert "that is a plan; pass the file that `wmark keygen` wrote" in str(other.value.hint)
+    plan.write_text('{"format": "x"}')
+    with pytest.raises(WatermarkError) as unknown:
+        Watermark.load(plan)
+    assert "wmark keygen" in str(unknown.value.hint)

@@ -12,6 +12,13 @@ from watermark.errors import KeyUnusable, MarkInvalid
 from watermark.keys import Key
 
 SCORE_FORMAT = "wmark-score-watermark/1"
+_OTHERS = {
+    "wmark-plan/1": "a plan",
+    "wmark-evidence/2": "evidence",
+    "wmark-attribution/1": "an attribution",
+    "wmark-commitments/1": "what was published of a key set",
+    "wmark-keys/1": "a key set that is not sealed",
+}
 
 
 def read_mark_file(path: Path, *, formats: tuple[str, ...], kind: str) -> dict[str, Any]:
@@ -74,11 +81,13 @@ def _another(path: Path, found: Any, formats: tuple[str, ...], kind: str) -> Mar
     """The refusal of a file of another format, with what it is where that is known."""
     if isinstance(found, str) and "profile/" in found:
         return MarkInvalid(f"{path} is a public profile; the watermark file with the key is needed")
-    hint = None
+    hint = f"pass the file that `{_maker(formats)}` wrote"
     if isinstance(found, str) and found == SCORE_FORMAT:
         hint = "a mark of scores is used with `wmark scores`"
     elif isinstance(found, str) and found.startswith("wmark-watermark/"):
         hint = "a mark of text is used with `wmark generate` and `wmark detect`"
+    elif isinstance(found, str) and found in _OTHERS:
+        hint = f"that is {_OTHERS[found]}; {hint}"
     return MarkInvalid(
         f"{path} is not a {kind}: its format is {found!r}, needed is {' or '.join(map(repr, formats))}", hint=hint
     )

@@ -91,11 +91,18 @@ def _structure(folder: Path, key: Path | None, authorities: list[Path]) -> Itera
     try:
         yield from ((name, told) for name, told in steps(folder, key=key, authorities=authorities) if name not in _OURS)
     except Wrong as error:
-        raise BundleInvalid(str(error)) from None
+        raise BundleInvalid(str(error), hint=_remedy(str(error))) from None
     except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError, RecursionError) as error:
         raise BundleInvalid(
             f"a file of the bundle lacks something, or has it in another form ({type(error).__name__}: {error})"
         ) from None
+
+
+def _remedy(told: str) -> str | None:
+    """What to do about a bundle that is not whole."""
+    if not told.endswith("is missing") and "dropped" not in told:
+        return None
+    return "ask for the bundle once more, as a zip; its owner makes it anew with `wmark evidence bundle`"
 
 
 def _signatures(folder: Path, wanted: list[Path], threshold: int) -> str:
