@@ -63,19 +63,19 @@ def threshold(gamma: float) -> int:
 def window_states(windows: ArrayLike, words: U32) -> U32:
     """Steps 1 and 2 of the recipe. windows: (n, h) ids, h >= 1; words: (8,). Returns (n, 4)."""
     ids = np.asarray(windows).astype(np.uint32, copy=False)
-    states = np.empty((len(ids), 4), dtype=np.uint32)
+    states, lanes = np.empty((len(ids), 4), dtype=np.uint32), _lanes(1, len(ids))
     for part in _parts(len(ids)):
-        states[part] = _states(ids[part].T, words[:, None])[:, 0].T
+        states[part] = _states(ids[part].T, words[:, None], lanes)[:, 0].T
     return states
 
 
 def uniforms(windows: ArrayLike, tokens: ArrayLike, words: U32) -> U32:
     """Step 3 for matching windows (n, h) and tokens (n,). Returns (n,)."""
     ids, choices = np.asarray(windows).astype(np.uint32, copy=False), np.asarray(tokens).astype(np.uint32, copy=False)
-    drawn = np.empty(len(choices), dtype=np.uint32)
+    drawn, lanes = np.empty(len(choices), dtype=np.uint32), _lanes(1, len(choices))
     for part in _parts(len(choices)):
-        s0, s1, s2, s3 = _states(ids[part].T, words[:, None])[:, 0]
-        drawn[part] = _token(choices[part], s0, s1, s2, s3)
+        states = _states(ids[part].T, words[:, None], lanes)
+        drawn[part] = _token(choices[part], states, lanes)[0]
     return drawn
 
 
@@ -85,14 +85,14 @@ def totals(windows: U32, tokens: U32, weights: NDArray[np.int32], words: U32, co
     windows: (n, h) and tokens: (n,) of the cells; weights: (S, n); words: (m, 8). Returns (m, S).
     """
     order, starts = grouped(windows)
-    ids = np.take(windows, order[starts[:-1]], axis=0)
-    choices, counts = tokens[order], np.take(weights, order, axis=1)
+    columns, choices = windows.T[:, order[starts[:-1]]], tokens[order]
+    counts = np.take(weights, order, axis=1)
     together = max(1, min(len(words), _BLOCK // max(1, len(choices))))
     found = np.empty((len(words), len(weights)), dtype=np.int64)
 
     def block(first: int) -> None:
         some = np.ascontiguousarray(words[first : first + together].T)
-        found[first : first + together] = _sums(ids, starts, choices, counts, some, counting)
+        found[first : first + together] = _sums(columns, starts, choices, counts, some, counting)
 
     with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(block, range(0, len(words), together)))
@@ -118,11 +118,11 @@ def threads() -> int:
 
 def uniform_rows(states: U32, width: int) -> U32:
     """Step 3 for every token id below `width`, one row a state (b, 4). Returns (b, width)."""
-    vocabulary = np.arange(width, dtype=np.uint32)
+    vocabulary, lanes = np.arange(width, dtype=np.uint32), _lanes(1, width)
     rows = np.empty((len(states), width), dtype=np.uint32)
-    for row, (s0, s1, s2, s3) in zip(rows, states, strict=True):
+    for row, state in zip(rows, states, strict=True):
         for part in _parts(width):
-            row[part] = _token(vocabulary[part], s0, s1, s2, s3)
+            row[part] = _token(vocabulary[part], state[:, None, None], lanes)[0]
     return rows
 
 
@@ -143,35 +143,42 @@ def cell_ids(windows: ArrayLike, tokens: ArrayLike) -> U64:
     return _mix64(window_ids(windows), np.asarray(tokens).astype(np.uint64))
 
 
-def _sums(ids: U32, starts: I64, tokens: U32, weights: NDArray[np.int32], words: U32, counting: Counting) -> I64:
-    """The totals of a block of keys, words (8, m); the cells of window i are starts[i] ... starts[i + 1]. (m, S)."""
+def _sums(columns: U32, starts: I64, tokens: U32, weights: NDArray[np.int32], words: U32, counting: Counting) -> I64:
+    """The totals of a block of keys, words (8, m), windows (h, w) with cells starts[i] ... starts[i + 1]. (m, S)."""
     found = np.zeros((words.shape[1], len(weights)), dtype=np.int64)
-    for some in _parts(len(ids)):
-        states = _states(ids[some].T, words)
+    lanes = _lanes(words.shape[1], len(tokens))
+    for some in _parts(columns.shape[1]):
+        states = _states(columns[:, some], words, lanes)
         begins = starts[some.start : some.stop + 1]
-        owner = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
-        for part in _parts(len(owner)):
-            own = states if len(owner) == states.shape[2] else states[:, :, owner[part]]
+        alone = begins[-1] - begins[0] == len(begins) - 1  # each window has one cell
+        owner = None if alone else np.repeat(np.arange(len(begins) - 1), np.diff(begins))
+        for part in _parts(int(begins[-1] - begins[0])):
             at = slice(begins[0] + part.start, begins[0] + part.stop)
-            scores = counting.scores(_token(tokens[at], *own))
+            own = states if owner is None else np.take(states, owner[part], axis=2)
+            scores = counting.scores(_token(tokens[at], own, lanes))
             found += scores @ weights[:, at].astype(np.int64).T
     return found
 
 
-def _states(columns: U32, words: U32) -> U32:
-    """Steps 1 and 2 for n windows, columns (h, n), under m keys, words (8, m). Returns (4, m, n)."""
-    width, keys = len(columns), words[:, :, None]
-    state = np.empty((4, words.shape[1], columns.shape[1]), dtype=np.uint32)
-    spare = np.empty_like(state[0])
-    state[...] = keys[:4]
-    for start in range(0, width, 4):
-        if start:
-            _rounds(state, spare)
-        for value, column in zip(state, columns[start : start + 4]):
+def _lanes(keys: int, cells: int) -> U32:
+    """Room to work in, six words a lane, used again and again: fresh memory for every step would cost as much as it."""
+    return np.empty((6, keys, min(cells, _BLOCK)), dtype=np.uint32)
+
+
+def _states(columns: U32, words: U32, lanes: U32) -> U32:
+    """Steps 1 and 2 for n windows, columns (h, n), under m keys, words (8, m). Returns (4, m, n), part of the lanes."""
+    width, keys = len(columns), words[:, :, None].copy()
+    keys[7] ^= np.uint32(width)
+    state, spare = lanes[:4, :, : columns.shape[1]], lanes[4, :, : columns.shape[1]]
+    state[width:4] = keys[width:4]
+    for value, key, column in zip(state, keys, columns):
+        np.bitwise_xor(column, key, value)
+    for start in range(4, width, 4):
+        _rounds(state, spare)
+        for value, column in zip(state, columns[start:]):
             np.bitwise_xor(value, column, value)
     _rounds(state, spare)
     np.bitwise_xor(state, keys[4:], state)
-    np.bitwise_xor(state[3], np.uint32(width), state[3])
     _rounds(state, spare)
     np.bitwise_xor(state, keys[:4], state)
     return state
@@ -203,19 +210,19 @@ def _rotate(value: U32, by: int, spare: U32) -> None:
     np.bitwise_or(value, spare, value)
 
 
-def _token(ids: U32, s0: U32, s1: U32, s2: U32, s3: U32) -> U32:
-    """Step 3: ids (n,), words of states (m, n) or alone. Returns their common shape."""
-    with np.errstate(over="ignore"):
-        x = ids + s0
-        spare = x >> np.uint32(16)
-        x ^= spare
-        x *= np.uint32(0x7FEB352D)
-        x ^= np.right_shift(x, np.uint32(15), spare)
-        x += s1
-        x *= s2 | np.uint32(1)
-        x ^= np.right_shift(x, np.uint32(16), spare)
-        x *= np.uint32(0x846CA68B)
-        x += s3
+def _token(ids: U32, states: U32, lanes: U32) -> U32:
+    """Step 3: ids (n,) after states (4, m, n), or (4, m, 1). Returns (m, n), part of the lanes."""
+    s0, s1, s2, s3 = states
+    spare, x = lanes[4, :, : len(ids)], lanes[5, :, : len(ids)]
+    np.add(ids, s0, x)
+    np.bitwise_xor(x, np.right_shift(x, np.uint32(16), spare), x)
+    np.multiply(x, np.uint32(0x7FEB352D), x)
+    np.bitwise_xor(x, np.right_shift(x, np.uint32(15), spare), x)
+    np.add(x, s1, x)
+    np.multiply(x, np.bitwise_or(s2, np.uint32(1), spare[:, : s2.shape[1]]), x)
+    np.bitwise_xor(x, np.right_shift(x, np.uint32(16), spare), x)
+    np.multiply(x, np.uint32(0x846CA68B), x)
+    np.add(x, s3, x)
     return x
 
 
