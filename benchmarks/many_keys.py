@@ -155,9 +155,7 @@ def measure(case: tuple[str, int, int, int, int], share: float) -> dict[str, obj
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="of the keys, to be quick")
-    parser.add_argument(
-        "--quick", action="store_true", help="a sixteenth of the keys; seconds for all are its multiple"
-    )
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of the keys, multiplied")
     parser.add_argument("--only", type=int, default=len(LARGE), help="so many of the large cases")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
