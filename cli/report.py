@@ -12,7 +12,7 @@ from . import console
 
 def report(
     evidence: Annotated[
-        Path, typer.Argument(help="The evidence file that `wmark detect` or `wmark scores detect` wrote.")
+        Path, typer.Argument(help="What `wmark detect`, `wmark scores detect` or `wmark attribute` wrote.")
     ],
     output: Annotated[Path, typer.Option(help="Write the page here.")] = Path("report.html"),
     pdf: Annotated[
@@ -29,13 +29,9 @@ def report(
 
     Example: wmark report evidence.json --output report.html --pdf report.pdf --certification certification.md
     """
-    from watermark.evidence import Evidence
-    from watermark.report import render
-    from watermark.scoring.evidence import SCORE_EVIDENCE, ScoreEvidence
-    from watermark.scoring.tables import format_of
+    from watermark.report import load_evidence, render
 
-    scored = format_of(evidence) == SCORE_EVIDENCE
-    found = ScoreEvidence.load(evidence) if scored else Evidence.load(evidence)
+    found = load_evidence(evidence)
     render(found, output)
     console.say(f"report written to {output}")
     if pdf is not None:

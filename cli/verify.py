@@ -58,9 +58,9 @@ def verify(
             )
         checks = of_bundle(path, mark=mark, tokenizer=tokenizer)
     elif _is_attribution(path):
-        if any(given is not None for given in (cells, case, ledger, plan, report)):
-            raise typer.BadParameter("an attribution is recomputed from --outputs, --mark and --tokenizer alone")
-        checks = of_attribution(path, outputs=outputs, mark=mark, tokenizer=tokenizer)
+        if any(given is not None for given in (cells, case, ledger, plan)):
+            raise typer.BadParameter("an attribution is recomputed from --outputs, --mark, --tokenizer and --report")
+        checks = of_attribution(path, outputs=outputs, mark=mark, tokenizer=tokenizer, report=report)
     elif case is not None or _is_of_scores(path):
         if outputs is not None or cells is not None or tokenizer is not None or ledger is not None:
             raise typer.BadParameter("evidence of scores is recomputed from --case, --mark, --plan and --report alone")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import casework
 import pytest
+from test_report import ACCUSING, Elements
 from typer.testing import CliRunner
 from wmark_cli.main import app
 
@@ -18,7 +21,10 @@ from watermark.keys import decoy_keys
 from watermark.mark import Binding, Watermark
 from watermark.observe import observe
 from watermark.outputs import Outputs
+from watermark.report import page
 from watermark.report.attributed import load_attribution, verify_attribution
+from watermark.report.attribution_page import STUDY, accounts, answers, figures
+from watermark.report.weight import band, calibrated, shown
 from watermark.schemes import GreenList
 
 NAMES = ["ada", "bob", "cy"]
@@ -103,3 +109,118 @@ def test_verify_reads_attributions_and_their_bundles(told, tmp_path):
     made = bundle(folder / "attribution.json", tmp_path / "A.bag", answers=outputs)
     checks = {check.name: check.detail for check in verify_bundle(made, mark=ours)}
     assert "totals and p-values of 3 accounts" in checks["recomputed"]
+
+
+@pytest.fixture(scope="module")
+def pages(told):
+    """(attribution that finds bob, one in which he was not tried) and the words of both pages."""
+    folder, mark = told
+    account = mark.account("ada")
+    seen = observe(Outputs(folder / "answers.jsonl"), account, tokenizer=account.tokenizer())
+    without = attribute(seen, mark, ["ada", "cy"], decoys=19)
+    found = load_attribution(folder / "attribution.json")
+    return {"found": (found, page(found)), "none": (without, page(without))}
+
+
+def _words(text):
+    return re.sub(r"\s+", " ", " ".join(Elements(text).texts))
+
+
+def test_the_page_answers_first_what_was_asked_found_how_sure_and_what_it_does_not_show(pages):
+    for name, verdict in (("found", "Exposure found"), ("none", "None found")):
+        words = _words(pages[name][1])
+        places = [
+            words.index(each)
+            for each in (
+                verdict,
+                "What was asked",
+                "What was found",
+                "How sure",
+                "What it does not show",
+                "Account by account",
+                "Two propositions",
+                "Dose, controls and limits",
+                "Error rates and standards",
+                "How to recompute",
+            )
+        ]
+        assert places == sorted(places)
+        assert "does not show who passed them on, who acted, or with what intent" in words
+        assert ACCUSING.search(words) is None
+    assert "These outputs depend on the keys of 1 of 3 accounts: “bob”." in _words(pages["found"][1])
+    assert "We found no dependence on the key of any of 2 accounts" in _words(pages["none"][1])
+
+
+def test_an_account_is_weighed_by_its_corrected_p_value(pages):
+    found, text = pages["found"]
+    rows = {row[0]: row for row in accounts(found).rows}
+    best = found.exposures[0]
+    assert rows["bob"][5] == shown(calibrated(best.log10_p_holm))
+    assert rows["bob"][6] == band(calibrated(best.log10_p_holm))
+    assert rows["ada"][6] == "no support"
+    assert f"The findings provide {band(calibrated(best.log10_p_holm))} for Hp" in _words(text)
+
+
+def test_every_account_that_is_found_stands_in_the_table(pages):
+    found, _ = pages["found"]
+    many = [dataclasses.replace(found.exposures[0], account=f"a{n}", score=9 - n / 100) for n in range(40)]
+    crowd = dataclasses.replace(found, exposures=many, hypotheses=40, found=[e.account for e in many[:30]])
+    assert [row[0] for row in accounts(crowd).rows] == [e.account for e in many[:35]]
+    assert "5 accounts with lower scores are in the evidence below" in accounts(crowd).note
+
+
+def test_panels_of_decoys_are_counted_against_the_least_that_is_named(pages):
+    found, text = pages["found"]
+    (caption, _, rows) = answers(found)[2].tables[0]
+    assert rows[0][2] == str(sum(best >= found.exposures[0].score for best in found.decoys.largest))
+    assert caption in text
+    assert answers(pages["none"][0])[2].tables == []
+
+
+def test_the_study_that_is_named_says_so():
+    count, where = STUDY
+    text = re.sub(r"\s+", " ", (Path(__file__).parents[1] / where).read_text("utf-8"))
+    assert f"of {count:,} accounts that taught nobody none is" in text
+
+
+def test_a_page_without_panels_of_decoys_has_no_picture(pages):
+    bare = dataclasses.replace(pages["found"][0], decoys=None)
+    assert figures(bare) == []
+    assert "Accounts among keys" not in page(bare)
+
+
+def test_the_page_is_the_same_bytes_after_saving_and_held_to_its_evidence(pages, tmp_path):
+    found, text = pages["found"]
+    found.save(tmp_path / "a.json")
+    assert page(load_attribution(tmp_path / "a.json")) == text
+    (tmp_path / "r.html").write_text(text, "utf-8")
+    arguments = ["verify", str(tmp_path / "a.json"), "--report", str(tmp_path / "r.html")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.exception
+    assert "page: r.html is what this evidence renders to" in done.output
+    (tmp_path / "r.html").write_text(text.replace("“bob”", "“ada”"), "utf-8")
+    with pytest.raises(ReportInvalid, match="ada"):
+        verify_attribution(tmp_path / "a.json", page=tmp_path / "r.html")
+
+
+def test_the_command_writes_the_page_and_a_template(told, tmp_path):
+    folder, _ = told
+    made = ["--output", str(tmp_path / "r.html"), "--certification", str(tmp_path / "c.md")]
+    done = CliRunner().invoke(app, ["report", str(folder / "attribution.json"), *made])
+    assert done.exit_code == 0, done.exception
+    found = load_attribution(folder / "attribution.json")
+    assert (tmp_path / "r.html").read_text("utf-8") == page(found)
+    assert found.digest in (tmp_path / "c.md").read_text("utf-8")
+
+
+def test_an_account_s_name_stays_text(pages):
+    found, _ = pages["found"]
+    attack = '</td><script>alert(1)</script><img src=x onerror="alert(2)">\u202e`'
+    named = dataclasses.replace(
+        found, exposures=[dataclasses.replace(found.exposures[0], account=attack)], found=[attack]
+    )
+    text = page(named)
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "\u202e" not in text
+    assert not [name for _, attributes in Elements(text).tags for name in attributes if name.startswith("on")]

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from watermark import prf
 from watermark.accounts import check_names
-from watermark.errors import AccountsInvalid, TooFewObservations
+from watermark.errors import AccountsInvalid, ReportInvalid, TooFewObservations
 from watermark.keys import Key, decoy_keys
 from watermark.observe import MINIMUM_CELLS
-from watermark.sealed import Sealed
+from watermark.sealed import Refusal, Sealed, read_sealed, unsealed
 from watermark.stats.combine import holm, max_t
 from watermark.stats.graded import sum_of
 from watermark.stats.many import upper_tails
@@ -55,6 +56,7 @@ NOTES = (
     "credentials are shared.",
     "An account with a small share of what the suspect learned is not found; that none was found clears nobody.",
 )
+_REFUSAL = Refusal(ReportInvalid, "an attribution", other="pass the file that `wmark attribute --output` wrote")
 _KEYS = 4096
 
 
@@ -118,6 +120,22 @@ class Attribution(Sealed):
     notes: list[str]
     software: dict[str, str]
     created: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Reads an attribution file. Raises ReportInvalid if it is malformed or does not match its digest."""
+        return read_sealed(path, FORMAT, _built, _REFUSAL)
+
+    @classmethod
+    def from_json(cls, stored: Any, *, name: str = "attribution") -> Attribution:
+        """From `to_json`. Raises ReportInvalid."""
+        return unsealed(stored, FORMAT, _built, _REFUSAL, name=name)
+
+
+def _built(body: dict[str, Any]) -> Attribution:
+    drawn = body["decoys"]
+    exposures = [Exposure(**each) for each in body["exposures"]]
+    return Attribution(**body | {"exposures": exposures, "decoys": drawn and Decoys(**drawn)})
 
 
 def attribute(

@@ -7,7 +7,7 @@ Nothing is claimed here that is not measured in the evidence, or in the file tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from watermark.report.measured import (
     WHERE,
@@ -49,15 +49,13 @@ _RADIOACTIVE = "Sander et al. 2024 (marks found in models that learned from mark
 _BETS = "Vovk and Wang 2021 (e-values)"
 _SPHERE = "Sablayrolles et al. 2020 (the law of a cosine with a secret direction)"
 _NO_REVIEW = (
-    "This program as a whole has had no peer review that its authors know of; its source, its "
-    "proofs (docs/validity.md) "
-    "and its tests are open to any."
+    "This program as a whole has had no peer review that its authors know of; its source, its proofs "
+    "(docs/validity.md) and its tests are open to any."
 )
 _ACCEPTANCE = (
     "The statistics are general ones, taught everywhere: {what}. To read a mark off a model that learned from marked "
-    "answers is recent (first published in 2024) and is used by few. The authors know of no court "
-    "that has ruled on it, "
-    "and claim no general acceptance of it."
+    "answers is recent (first published in 2024) and is used by few. The authors know of no court that has ruled on "
+    "it, and claim no general acceptance of it."
 )
 _STANDARDS = (
     "The rules of the test (docs/validity.md) are fixed: none is an option of the program. {plan} Every file is named "
@@ -80,11 +78,9 @@ def answers(evidence: Evidence) -> list[Answer]:
     found, votes = trials(evidence), decided_by(evidence) == "votes"
     exact = "sums of independent draws, and randomisation among keys"
     what = exact if votes else f"{exact}, and e-values"
-    mark = _MARKS.get(_scheme_of(evidence), "the engine’s own documentation (the mark)")
-    published = (_RADIOACTIVE, mark, _CELLS, _BETS, *_STATISTICS)
-    return _five(
+    return five(
         tested=_tested(evidence, found),
-        published=published,
+        published=of_parts(evidence.mark),
         rates=_rates(evidence, found),
         here=[(_of_decoys("the one-vote count"), HERE, trial_rows(found))],
         elsewhere=measured(evidence),
@@ -102,11 +98,10 @@ def score_answers(evidence: ScoreEvidence) -> list[Answer]:
         f"{len(evidence.tests[0].decoys):,} decoy keys: " + _within([t for _, found in each for t in found])
     )
     rates = (
-        f"Of a false alarm: at most {evidence.alpha:g} for this test, by proof under the "
-        "assumptions listed as limits; measured below. Of a miss: see “Dose, "
-        "controls and limits”."
+        f"Of a false alarm: at most {evidence.alpha:g} for this test, by proof under the assumptions listed as "
+        "limits; measured below. Of a miss: see “Dose, controls and limits”."
     )
-    return _five(
+    return five(
         tested=tested,
         published=(_SPHERE, _BETS, *_STATISTICS),
         rates=rates,
@@ -119,22 +114,31 @@ def score_answers(evidence: ScoreEvidence) -> list[Answer]:
     )
 
 
-def _five(
+def of_parts(mark: dict[str, Any]) -> tuple[str, ...]:
+    """What was published of the parts of a test of text."""
+    made = _MARKS.get(_scheme_of(mark), "the engine’s own documentation (the mark)")
+    return (_RADIOACTIVE, made, _CELLS, _BETS, *_STATISTICS)
+
+
+def five(
     *,
     tested: str,
     published: Sequence[str],
     rates: str,
     here: list[tuple[str, tuple[str, ...], Rows]],
-    elsewhere: Sequence[Rates],
+    elsewhere: Sequence[Rates] | None,
     planned: dict[str, object] | None,
     accepted: str,
 ) -> list[Answer]:
+    """The questions with their answers. here, elsewhere: tables of error rates; elsewhere: None where there is none."""
     plan = "A plan fixed what could be chosen before anything was asked." if planned else "No plan came with this run."
-    away = (f"False alarms measured on who never met a mark ({WHERE})", ELSEWHERE, rows_of(elsewhere))
+    away = []
+    if elsewhere is not None:
+        away = [(f"False alarms measured on who never met a mark ({WHERE})", ELSEWHERE, rows_of(elsewhere))]
     return [
         Answer("Can the method be tested, and was it?", tested, []),
         Answer("Was it published and reviewed by peers?", f"Its parts: {'; '.join(published)}. {_NO_REVIEW}", []),
-        Answer("What is its known or potential rate of error?", rates, [*here, away]),
+        Answer("What is its known or potential rate of error?", rates, [*here, *away]),
         Answer("Which standards control its operation?", _STANDARDS.format(plan=plan), []),
         Answer("Is it generally accepted?", _ACCEPTANCE.format(what=accepted), []),
     ]
@@ -146,11 +150,9 @@ def _of_decoys(test: str) -> str:
 
 def _tested(evidence: Evidence, found: Sequence[Trial]) -> str:
     return (
-        "Yes. The method predicts how any key scores that had no part in the outputs. That was "
-        "tried on texts and models "
-        "that never met a mark (below), with the known ways to raise a false alarm played as "
-        "attacks (tests/attacks), and "
-        f"here with {len(evidence.decoys.totals):,} decoy keys: {_within(found)}"
+        "Yes. The method predicts how any key scores that had no part in the outputs. That was tried on texts and "
+        "models that never met a mark (below), with the known ways to raise a false alarm played as attacks "
+        f"(tests/attacks), and here with {len(evidence.decoys.totals):,} decoy keys: {_within(found)}"
     )
 
 
@@ -160,9 +162,8 @@ def _within(found: Sequence[Trial]) -> str:
         return "no more of them than chance allows would have been called."
     worst = wrong[-1]
     return (
-        f"at the level {worst.level:.4g} the count called {worst.called:,} of {worst.decoys:,}, "
-        "more than chance explains. "
-        "Ask why before relying on the result."
+        f"at the level {worst.level:.4g} the count called {worst.called:,} of {worst.decoys:,}, more than chance "
+        "explains. Ask why before relying on the result."
     )
 
 
@@ -174,9 +175,8 @@ def _rates(evidence: Evidence, found: Sequence[Trial]) -> str:
     if decided_by(evidence) != "votes":
         rank = evidence.decoys.rank_pvalue if evidence.weighted is None else evidence.weighted.rank_pvalue
         text += (
-            f"The mean e-value has its rank for this: {beaten(rank, own.decoys)} (p = "
-            f"{pvalue_of(rank)}); what it would "
-            "have called of the decoys is not kept, the one-vote count on the same cells is. "
+            f"The mean e-value has its rank for this: {beaten(rank, own.decoys)} (p = {pvalue_of(rank)}); what it "
+            "would have called of the decoys is not kept, the one-vote count on the same cells is. "
         )
     return (
         text + f"{_scheme(evidence)}Of a miss: a trace as large as stated under “Dose, controls and "
@@ -186,7 +186,7 @@ def _rates(evidence: Evidence, found: Sequence[Trial]) -> str:
 
 def _scheme(evidence: Evidence) -> str:
     """Where another scheme than the one of the table was measured."""
-    name = _scheme_of(evidence)
+    name = _scheme_of(evidence.mark)
     if name == "greenlist":
         return ""
     where = "docs/results/schemes.md" if name in _MARKS else "docs/results/engine_levels.md"
@@ -195,6 +195,6 @@ def _scheme(evidence: Evidence) -> str:
     )
 
 
-def _scheme_of(evidence: Evidence) -> str:
-    scheme = evidence.mark.get("scheme")
+def _scheme_of(mark: dict[str, Any]) -> str:
+    scheme = mark.get("scheme")
     return str(scheme.get("name")) if isinstance(scheme, dict) else "unnamed"

@@ -5,27 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from watermark.attribute import FORMAT, Attribution, Decoys, Exposure, attribute, named
+from watermark.attribute import Attribution, attribute, named
 from watermark.errors import ReportInvalid
 from watermark.outputs import Outputs
 from watermark.report.checks import Check, close, require
-from watermark.sealed import Refusal, read_sealed
+from watermark.report.verify import same_page
 from watermark.stats.combine import holm
 
 if TYPE_CHECKING:
     from watermark.mark import Watermark
 
-_REFUSAL = Refusal(ReportInvalid, "an attribution", other="pass the file that `wmark attribute --output` wrote")
 _STATED = ("created", "software", "notes", "mark", "digest")
 
 
 def load_attribution(path: str | Path) -> Attribution:
     """Reads an attribution file. Raises ReportInvalid if it is malformed or does not match its digest."""
-    return read_sealed(path, FORMAT, _built, _REFUSAL)
+    return Attribution.load(path)
 
 
 def verify_attribution(
@@ -34,14 +33,18 @@ def verify_attribution(
     outputs: str | Path | None = None,
     mark: Watermark | None = None,
     tokenizer: str | Path | None = None,
+    page: str | Path | None = None,
 ) -> list[Check]:
     """Recomputes an attribution; raises ReportInvalid naming the first thing that does not hold.
 
     By itself: Holm's correction, the names that are found, the order, the runner-up. With outputs and mark (the one
     that accounts are drawn from) also every total, score, p-value and panel of decoys, if it was read from text.
+    page: the HTML report must hold this attribution.
     """
     found = attribution if isinstance(attribution, Attribution) else load_attribution(attribution)
     checks = [Check("digest", f"the attribution matches its digest {found.digest[:16]}…"), _arithmetic(found)]
+    if page is not None:
+        checks.append(same_page(found, Path(page)))
     if mark is None:
         return [*checks, Check("recomputed", "NOT CHECKED: totals of the accounts are as stated; --outputs and --mark")]
     if mark.profile() != found.mark:
@@ -130,9 +133,3 @@ def _same(found: Attribution, again: Attribution) -> None:
     for name, value in again.to_json().items():
         if name not in _STATED and not close(stated[name], value):
             raise ReportInvalid(f"{name} does not recompute from the outputs and the key")
-
-
-def _built(body: dict[str, Any]) -> Attribution:
-    drawn = body["decoys"]
-    exposures = [Exposure(**each) for each in body["exposures"]]
-    return Attribution(**body | {"exposures": exposures, "decoys": drawn and Decoys(**drawn)})

@@ -7,7 +7,7 @@ that its signer alone can know; those are blanks. It is plain Markdown, the same
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from watermark.files import write_whole
 from watermark.report.shell import dated, visible
@@ -15,6 +15,7 @@ from watermark.report.shell import dated, visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from watermark.attribute import Attribution
     from watermark.evidence import Evidence
     from watermark.scoring.evidence import ScoreEvidence
 
@@ -68,12 +69,12 @@ Name: {BLANK}
 """
 
 
-def render_certification(evidence: Evidence | ScoreEvidence, path: str | Path) -> None:
+def render_certification(evidence: Evidence | ScoreEvidence | Attribution, path: str | Path) -> None:
     """Writes the template to `path`, whole or not at all."""
     write_whole(Path(path), certification(evidence).encode())
 
 
-def certification(evidence: Evidence | ScoreEvidence) -> str:
+def certification(evidence: Evidence | ScoreEvidence | Attribution) -> str:
     """The template with the facts of this evidence."""
     parts = [
         _NOTE,
@@ -86,7 +87,8 @@ def certification(evidence: Evidence | ScoreEvidence) -> str:
     return "\n".join(parts)
 
 
-def _record(evidence: Evidence | ScoreEvidence) -> str:
+def _record(evidence: Evidence | ScoreEvidence | Attribution) -> str:
+    plan = getattr(evidence, "plan", None)
     rows = [
         ("Record", f"evidence in the format {evidence.format}"),
         ("Digest of the record, SHA-256", evidence.digest),
@@ -96,15 +98,15 @@ def _record(evidence: Evidence | ScoreEvidence) -> str:
         ("Null hypothesis stated in it", evidence.null),
         ("Level stated in it, alpha", f"{evidence.alpha:g}"),
         ("Key, by its commitment", str(evidence.mark.get("commitment"))),
-        ("Plan, by its digest", "none" if evidence.plan is None else str(evidence.plan.get("digest"))),
+        ("Plan, by its digest", "none" if plan is None else str(plan.get("digest"))),
     ]
     return _table(("Fact", "Value"), rows)
 
 
-def _files(evidence: Evidence | ScoreEvidence) -> str:
+def _files(evidence: Evidence | ScoreEvidence | Attribution) -> str:
     named = [
         (role, str(file.get("name")), str(file.get("bytes")), str(file.get("sha256")))
-        for role, file in sorted(evidence.inputs.items())
+        for role, file in sorted(_inputs(evidence).items())
     ]
     blank = [
         ("the record, as a file", BLANK, BLANK, BLANK),
@@ -113,15 +115,19 @@ def _files(evidence: Evidence | ScoreEvidence) -> str:
     return _table(("File", "Name", "Bytes", "SHA-256"), [*named, *blank])
 
 
-def _check(evidence: Evidence | ScoreEvidence) -> str:
-    read = ", ".join(sorted(evidence.inputs)) or "none; what was read was handed over in memory"
+def _check(evidence: Evidence | ScoreEvidence | Attribution) -> str:
+    read = ", ".join(sorted(_inputs(evidence))) or "none; what was read was handed over in memory"
     return (
-        "The record and these files are open to inspection. `sha256sum FILE` gives a file’s hash value; `wmark verify` "
-        "recomputes the record’s digest and what follows from it, and with the files that were read "
-        f"({_cell(read)}) what it says of them. A bundle also holds `verify.py`, which needs "
-        "nothing of this program.\n\n"
-        f"Notice was given to {BLANK} on {BLANK} [date]."
+        "The record and these files are open to inspection. `sha256sum FILE` gives a file’s hash value; `wmark "
+        "verify` recomputes the record’s digest and what follows from it, and with the files that were read "
+        f"({_cell(read)}) what it says of them. A bundle also holds `verify.py`, which needs nothing of this "
+        f"program.\n\nNotice was given to {BLANK} on {BLANK} [date]."
     )
+
+
+def _inputs(evidence: Evidence | ScoreEvidence | Attribution) -> dict[str, dict[str, Any]]:
+    """The files that the record names; an attribution names none."""
+    return getattr(evidence, "inputs", {})
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 _NONE = "none"
 _CALIBRATE = (
-    "train students on known shares of marked answers, test them as the suspect was, and pass the "
-    "file of `wmark calibrate` "
-    "as `--calibration`"
+    "train students on known shares of marked answers, test them as the suspect was, and pass the file of `wmark "
+    "calibrate` as `--calibration`"
 )
 _SHOWN = 12
 

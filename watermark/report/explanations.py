@@ -67,10 +67,10 @@ def explanations(evidence: Evidence) -> list[Explanation]:
         _ambient(evidence),
         _indirect(evidence),
         _planted(evidence),
-        _leaked(evidence.mark, evidence.keys),
+        leaked(evidence.mark, evidence.keys),
         _retrieved(evidence),
         _other_mark(evidence.mark, trials(evidence)),
-        _ground(evidence.log10_p, evidence.mark, evidence.plan),
+        ground(evidence.log10_p, evidence.mark, evidence.plan),
         _looked(evidence.plan, alone=weighted.decided_by(evidence) == "e-process"),
     ]
 
@@ -84,9 +84,9 @@ def score_explanations(evidence: ScoreEvidence) -> list[Explanation]:
         _alike(evidence),
         _asked_of_us(evidence),
         _second_hand(evidence),
-        _leaked(evidence.mark, None),
+        leaked(evidence.mark, None),
         _other_mark(evidence.mark, [t for test in evidence.tests for t in score_trials(evidence, test)]),
-        _ground(evidence.log10_p, evidence.mark, evidence.plan),
+        ground(evidence.log10_p, evidence.mark, evidence.plan),
         _looked(evidence.plan, alone=evidence.stopped),
     ]
 
@@ -111,8 +111,8 @@ def _by_chance(log10_p: float, beaten: str, alpha: float, plan: dict[str, Any] |
         "A suspect that never met the mark scores so high by accident.",
         AGAINST,
         f"p{NARROW}={NARROW}{pvalue(log10_p)}, level {alpha:g}; {beaten}.{split}",
-        f"One test in {two_digits(1 / alpha):,} passes this level by chance: whoever tested more suspects or keys than "
-        "are named here must correct for them.",
+        f"One test in {two_digits(1 / alpha):,} passes this level by chance: whoever tested more suspects or keys "
+        "than are named here must correct for them.",
     )
 
 
@@ -178,7 +178,8 @@ def _planted(evidence: Evidence) -> Explanation:
     )
 
 
-def _leaked(mark: dict[str, Any], keys: dict[str, Any] | None) -> Explanation:
+def leaked(mark: dict[str, Any], keys: dict[str, Any] | None) -> Explanation:
+    """keys: `Evidence.keys`, where all of a set were tested."""
     how = "Somebody else had the key, and made the mark with it."
     left = (
         "Who could read the key, and since when; what was served under a later key cannot be made with an earlier one."
@@ -210,8 +211,8 @@ def _retrieved(evidence: Evidence) -> Explanation:
             name, how, NOT, "No prompt is known, so that nothing copied from one could be left out.", _RETRIEVAL_OPEN
         )
     told = (
-        f"The prompts of {evidence.prompts_known:,} answers are known; {skipped:,} tokens that could "
-        "be copied from them were not scored."
+        f"The prompts of {evidence.prompts_known:,} answers are known; {skipped:,} tokens that could be copied from "
+        "them were not scored."
     )
     if unknown:
         told += f" {unknown:,} prompts are not known."
@@ -226,8 +227,8 @@ def _other_mark(mark: dict[str, Any], found: Sequence[Trial]) -> Explanation:
     wrong = [t for t in found if t.too_many]
     if wrong:
         told = (
-            f"{wrong[-1].called:,} of {wrong[-1].decoys:,} decoy keys pass the level "
-            f"{wrong[-1].level:.4g}: more than chance allows."
+            f"{wrong[-1].called:,} of {wrong[-1].decoys:,} decoy keys pass the level {wrong[-1].level:.4g}: more than "
+            "chance allows."
         )
         return Explanation(
             name,
@@ -246,8 +247,8 @@ def _other_mark(mark: dict[str, Any], found: Sequence[Trial]) -> Explanation:
     told = f"A mark under another key is no reason for ours to score.{seen}"
     if _engine(mark):
         left = (
-            "Everybody who left an engine’s default key in place makes the same mark: whether this "
-            "one is such a key, its import said."
+            "Everybody who left an engine’s default key in place makes the same mark: whether this one is such a "
+            "key, its import said."
         )
         return Explanation(name, how, PART, told, left)
     return Explanation(
@@ -255,7 +256,8 @@ def _other_mark(mark: dict[str, Any], found: Sequence[Trial]) -> Explanation:
     )
 
 
-def _ground(log10_p: float, mark: dict[str, Any], plan: dict[str, Any] | None) -> Explanation:
+def ground(log10_p: float, mark: dict[str, Any], plan: dict[str, Any] | None) -> Explanation:
+    """By how many keys would have to be tried to reach the p-value, and by what dates the key."""
     tries = -log10_p
     many = f"about {scientific(tries)}" if tries >= 6 else f"about {two_digits(10**tries):,}"
     told = f"To reach this p-value by trying keys on these outputs, {many} keys would have to be tried"
@@ -267,8 +269,8 @@ def _ground(log10_p: float, mark: dict[str, Any], plan: dict[str, Any] | None) -
             (f" {stamped(plan)}, and it names the key.") if stamped(plan) else " A plan, dated by its maker, names it."
         )
     left = (
-        "Dates are their writer’s word until a time stamp of the commitment, or of the plan, older than the outputs is "
-        "shown."
+        "Dates are their writer’s word until a time stamp of the commitment, or of the plan, older than the outputs "
+        "is shown."
     )
     return Explanation(
         "Key chosen to fit",
@@ -322,8 +324,8 @@ def _hidden(evidence: Evidence) -> list[Explanation]:
             "Another access would have shown it.",
             AGAINST if evidence.access == "logits" and evidence.weighted and evidence.weighted.reference else PART,
             f"Read were {weighted.READ.get(evidence.access, evidence.access)}{_against(evidence)}.",
-            "Log-probabilities, many samples of each prompt, an open model, and a reference to "
-            "subtract each find more.",
+            "Log-probabilities, many samples of each prompt, an open model, and a reference to subtract each find "
+            "more.",
         ),
         _weakened(evidence),
         _another_key(evidence),
@@ -344,8 +346,8 @@ def _weakened(evidence: Evidence) -> Explanation:
         told = "The test was two-sided: outputs pushed away from the mark would have been found too."
     elif pushed:
         told = (
-            f"The count lies {-evidence.z:.1f} standard deviations below chance: outputs may be pushed "
-            "away from the mark."
+            f"The count lies {-evidence.z:.1f} standard deviations below chance: outputs may be pushed away from the "
+            "mark."
         )
     else:
         told = "The test looks to one side alone; what lies on the other does not stand out."
@@ -409,8 +411,8 @@ def _alike(evidence: ScoreEvidence) -> Explanation:
     )
     told = (
         f"What needs no key was taken away ({percent(evidence.explained)} of how it differs from us), with "
-        f"{evidence.surrogates} surrogates of our own. A key’s direction is independent of all "
-        f"likeness: {_controls(evidence)}"
+        f"{evidence.surrogates} surrogates of our own. A key’s direction is independent of all likeness: "
+        f"{_controls(evidence)}"
     )
     return Explanation(name, how, AGAINST, told, "Nothing, if the key had no part in the inputs and in the surrogates.")
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from watermark.attribute import Attribution
 from watermark.evidence import Evidence
 from watermark.files import write_whole
 from watermark.report.admissibility import answers
+from watermark.report.attribution_page import attribution_page
 from watermark.report.commands import commands, missing
 from watermark.report.controlled import controlled
 from watermark.report.explanations import explanations
@@ -51,18 +53,20 @@ class Sheet:
     left_out: int
 
 
-def render(evidence: Evidence | ScoreEvidence, path: str | Path) -> None:
+def render(evidence: Evidence | ScoreEvidence | Attribution, path: str | Path) -> None:
     """Writes the page to `path`, whole or not at all."""
     write_whole(Path(path), page(evidence).encode())
 
 
-def page(evidence: Evidence | ScoreEvidence) -> str:
+def page(evidence: Evidence | ScoreEvidence | Attribution) -> str:
     """The page as text; the same evidence gives the same bytes.
 
     Raises ExtraMissing without jinja2 or matplotlib.
     """
     if isinstance(evidence, ScoreEvidence):
         return score_page(evidence)
+    if isinstance(evidence, Attribution):
+        return attribution_page(evidence)
     evidence = in_one_order(evidence)
     style, told = style_of(evidence), summary(evidence)
     template = environment().get_template("report.html")

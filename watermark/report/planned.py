@@ -160,8 +160,8 @@ def _estimate(dose: dict[str, Any]) -> str:
 def _ambient(ambient: Any) -> str:
     if ambient is None:
         return (
-            "Ambient exposure was not measured: how large the same figure is for models that met marked text only "
-            "as anybody might is not known."
+            "Ambient exposure was not measured: how large the same figure is for models that met marked text only as "
+            "anybody might is not known."
         )
     begun = "Ambient exposure, the same figure for models that met marked text only as anybody might: "
     if is_number(ambient):

@@ -20,6 +20,7 @@ from watermark.files import readable_json, write_whole
 from watermark.report.page import page
 
 if TYPE_CHECKING:
+    from watermark.attribute import Attribution
     from watermark.evidence import Evidence
     from watermark.scoring.evidence import ScoreEvidence
 
@@ -28,12 +29,12 @@ _PAPER = ".tokens span { display: inline-block; white-space: pre-wrap; }"  # a l
 _CLOCK = threading.Lock()
 
 
-def render_pdf(evidence: Evidence | ScoreEvidence, path: str | Path) -> None:
+def render_pdf(evidence: Evidence | ScoreEvidence | Attribution, path: str | Path) -> None:
     """Writes the printed form to `path`, whole or not at all. Raises ExtraMissing without WeasyPrint."""
     write_whole(Path(path), printed(evidence))
 
 
-def printed(evidence: Evidence | ScoreEvidence) -> bytes:
+def printed(evidence: Evidence | ScoreEvidence | Attribution) -> bytes:
     """The PDF. It fetches nothing, whatever the suspect's text says."""
     library = _library()
     made = datetime.fromisoformat(evidence.created).astimezone(UTC)

@@ -30,29 +30,29 @@ PART_NAMES = {
 _MOST_ANSWERS = 10**8
 
 LIMITS = (
-    "The result speaks of descent from answers that carry this mark. It does not show who acted, or with what intent; "
-    "contracts, dates and logs can.",
+    "The result speaks of descent from answers that carry this mark. It does not show who acted, or with what "
+    "intent; contracts, dates and logs can.",
     "A dependence on the key can come about in several ways (“Other explanations”). This test cannot tell these apart.",
     "The p-value is how often chance alone would do at least as well. It is not the probability that the suspect is "
     "innocent, nor one minus the probability that it is not.",
-    "The p-value needs a key, a basis and inputs that were fixed without looking at the suspect's answers. Key, basis, "
-    "inputs and our own answers are named by digest below; that the digests are older than the answers is evidence "
-    "from outside this page.",
-    "The basis is public, the key is not. Whoever has the key can move any answers along it: once the key has leaked, "
-    "a finding says nothing of where it came from.",
+    "The p-value needs a key, a basis and inputs that were fixed without looking at the suspect's answers. Key, "
+    "basis, inputs and our own answers are named by digest below; that the digests are older than the answers is "
+    "evidence from outside this page.",
+    "The basis is public, the key is not. Whoever has the key can move any answers along it: once the key has "
+    "leaked, a finding says nothing of where it came from.",
     "Below 10⁻¹² other explanations, such as a leaked key or a mix-up of files, are likelier than chance; smaller "
     "numbers add nothing to the case.",
-    "Alpha is to be chosen before looking. Whoever tests many suspects, many keys or the same suspect again and again "
-    "must correct for it, and say how often they looked.",
+    "Alpha is to be chosen before looking. Whoever tests many suspects, many keys or the same suspect again and "
+    "again must correct for it, and say how often they looked.",
     "Absence of evidence is not evidence of absence. A suspect that learned from labels alone carries nothing of a "
-    "mark that keeps the first class. Averaging over several teachers, or true labels mixed in, dilutes the mark until "
-    "no test of this size can find it.",
+    "mark that keeps the first class. Averaging over several teachers, or true labels mixed in, dilutes the mark "
+    "until no test of this size can find it.",
     "The share carried measures how strongly the suspect's answers move along the mark. It is not the share of its "
     "training data that was ours.",
 )
 LOGGED = (
-    "The inputs are logged ones, which an account was served. The test holds if the account chose them without regard "
-    "to the marked part of earlier answers; where it may have, fresh inputs are to be tested."
+    "The inputs are logged ones, which an account was served. The test holds if the account chose them without "
+    "regard to the marked part of earlier answers; where it may have, fresh inputs are to be tested."
 )
 
 
@@ -134,8 +134,8 @@ def _found(evidence: ScoreEvidence) -> str:
     )
     for test in evidence.tests[1:]:
         text += (
-            f" With the key's numbers of these single inputs it has a cosine of {signed(test.cosine, 3)} "
-            f"(chance: 0 give or take {1 / math.sqrt(test.dimensions):.2g})."
+            f" With the key's numbers of these single inputs it has a cosine of {signed(test.cosine, 3)} (chance: 0 "
+            f"give or take {1 / math.sqrt(test.dimensions):.2g})."
         )
     if evidence.carried is not None:
         c = evidence.carried
@@ -158,8 +158,8 @@ def _sure(evidence: ScoreEvidence) -> str:
     if evidence.stopped:
         grown = evidence.looks[-1].log10_e
         text += (
-            f" Answers were collected until an e-process was content; it alone decides: E{equals}{evalue(grown)}, "
-            "p = 1/E."
+            f" Answers were collected until an e-process was content; it alone decides: E{equals}{evalue(grown)}, p = "
+            "1/E."
         )
     if evidence.log10_p < -12:
         text += (
@@ -201,17 +201,16 @@ def _does_not_show(evidence: ScoreEvidence) -> tuple[str, ...]:
     if evidence.verdict == "evidence found":
         return (
             "It shows exposure to marked answers. It does not show who acted, or with what intent.",
-            "It does not show in which way: our service asked at test time, a third model in "
-            "between, answers passed on, a "
-            f"leaked key would look alike. Other explanations: {counted(ways)}.",
+            "It does not show in which way: our service asked at test time, a third model in between, answers passed "
+            f"on, a leaked key would look alike. Other explanations: {counted(ways)}.",
             innocent,
             committed,
         )
     return (
         "It does not show that the suspect was never exposed: training on labels alone carries nothing of this mark, "
         "and averaging over teachers or mixing in true labels may leave too little to find.",
-        f"Reasons why a trace may have been missed: {counted(ways)}. It says nothing about other keys, other models or "
-        "other versions of the suspect.",
+        f"Reasons why a trace may have been missed: {counted(ways)}. It says nothing about other keys, other models "
+        "or other versions of the suspect.",
         "Had evidence been found, it would show exposure; it does not show who acted, or with what intent.",
         innocent,
         committed,

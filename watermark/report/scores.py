@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from watermark.attribute import Attribution
 from watermark.errors import ReportInvalid, WatermarkError
 from watermark.evidence import Evidence
 from watermark.keys import decoy_keys
@@ -72,14 +73,16 @@ def verify_scores(
     return checks
 
 
-def load_evidence(path: str | Path) -> Evidence | ScoreEvidence:
-    """The evidence in a file, of text or of scores. Raises ReportInvalid."""
+def load_evidence(path: str | Path) -> Evidence | ScoreEvidence | Attribution:
+    """What a file holds: evidence of text, of scores, or an attribution. Raises ReportInvalid."""
     try:
         stored = json.loads(Path(path).read_bytes())
     except (OSError, ValueError):
         stored = None
-    of_scores = isinstance(stored, dict) and stored.get("format") == ScoreEvidence.format
-    return ScoreEvidence.load(path) if of_scores else Evidence.load(path)
+    kind = stored.get("format") if isinstance(stored, dict) else None
+    if kind == ScoreEvidence.format:
+        return ScoreEvidence.load(path)
+    return Attribution.load(path) if kind == Attribution.format else Evidence.load(path)
 
 
 def scores_taken_as_stated(

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from watermark.attribute import Attribution
 from watermark.errors import ExtraMissing
 from watermark.evidence import Evidence
 from watermark.files import canonical_json
@@ -21,7 +22,7 @@ from watermark.scoring.evidence import ScoreEvidence
 if TYPE_CHECKING:
     from watermark.sealed import Sealed
 
-E = TypeVar("E", Evidence, ScoreEvidence)
+E = TypeVar("E", Evidence, ScoreEvidence, Attribution)
 
 _HEADINGS = ("h1", "h2", "h3")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}

@@ -19,6 +19,7 @@ from watermark.report.checks import Check, close
 from watermark.scoring.evidence import ScoreEvidence
 
 if TYPE_CHECKING:
+    from watermark.attribute import Attribution
     from watermark.mark import Watermark
     from watermark.tokenizer import Tokenizer
 
@@ -157,8 +158,8 @@ def _same_bytes(role: str, where: str, name: str, digest: str, stated: dict[str,
 def _same_mark(found: Evidence, mark: Watermark) -> Check:
     if mark.profile() != found.mark:
         raise ReportInvalid(
-            f"the watermark file (kid {mark.key.kid}) is not the one tested (kid {found.mark.get('kid')}, "
-            f"commitment {str(found.mark.get('commitment'))[:16]}…)"
+            f"the watermark file (kid {mark.key.kid}) is not the one tested (kid {found.mark.get('kid')}, commitment "
+            f"{str(found.mark.get('commitment'))[:16]}…)"
         )
     return Check("mark", f"the key opens the commitment {mark.key.commitment[:16]}…")
 
@@ -217,7 +218,7 @@ def _recomputed(
     return Check("recomputed", f"{counted}, all as stated")
 
 
-def same_page(found: Evidence | ScoreEvidence, path: Path) -> Check:
+def same_page(found: Evidence | ScoreEvidence | Attribution, path: Path) -> Check:
     """The page at `path` is what this evidence renders to. Raises ReportInvalid, naming the first words that differ.
 
     All that the page says is made of the evidence again: also the weight and its words, the decoys that would have been
@@ -239,14 +240,13 @@ def same_page(found: Evidence | ScoreEvidence, path: Path) -> Check:
     differs = first_difference(text, again)
     if differs is None:
         raise ReportInvalid(
-            f"{path} says what this evidence says, and its bytes are others: it was changed, or "
-            "rendered by another version"
+            f"{path} says what this evidence says, and its bytes are others: it was changed, or rendered by another "
+            "version"
         )
     heading, said, says = (_short(words) for words in differs)
     raise ReportInvalid(
-        f"{path} was changed after it was rendered, or rendered by another version: under "
-        f"{heading!r} it says {said!r}, "
-        f"this evidence gives {says!r}"
+        f"{path} was changed after it was rendered, or rendered by another version: under {heading!r} it says "
+        f"{said!r}, this evidence gives {says!r}"
     )
 
 

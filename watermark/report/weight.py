@@ -35,17 +35,16 @@ BANDS = (
 RANGES = ("2 to 10", "10 to 100", "100 to 1,000", "1,000 to 10,000", "10,000 to 1,000,000", "1,000,000 and above")
 SCALE = "Verbal equivalents of the ENFSI Guideline for Evaluative Reporting in Forensic Science (2015)"
 WHAT_IT_IS = (
-    "E is what a stake of 1 became in a bet against Hd whose terms were fixed before anything was read. If Hd is true "
-    "it is 1 or less on average, so that it reaches 1,000 at most once in 1,000 such tests. It is read here as a "
-    "cautious likelihood ratio of Hp against Hd. It is not the probability of either proposition: for that one would "
-    "have to add how likely exposure was before this evidence, which is not for this page to say."
+    "E is what a stake of 1 became in a bet against Hd whose terms were fixed before anything was read. If Hd is "
+    "true it is 1 or less on average, so that it reaches 1,000 at most once in 1,000 such tests. It is read here as "
+    "a cautious likelihood ratio of Hp against Hd. It is not the probability of either proposition: for that one "
+    "would have to add how likely exposure was before this evidence, which is not for this page to say."
 )
 _ORIGINS: dict[str, str] = {
     "calibrated": "E is made from the p-value by a rule that never exaggerates (Vovk and Wang 2021: E is the mean of "
     "κ p^(κ − 1) over κ from 0 to 1), so it is smaller than 1/p; with x = −ln p it is (eˣ − 1 − x)/x².",
     "mean e-value": "E is the mean of likelihood ratios against Hd, over statistics and strengths of exposure "
-    "that were "
-    "fixed beforehand; such a mean is an e-value again, however they depend on each other.",
+    "that were fixed beforehand; such a mean is an e-value again, however they depend on each other.",
     "e-process": "E is the stake at the end of a run of bets on new text, each fixed by what came before; one may stop "
     "such a run at any time.",
 }
@@ -188,9 +187,8 @@ def _sentence(weight: Weight) -> str:
         )
     beyond = " Larger numbers would add nothing: what is then to be asked is not chance." if weight.log10_e >= 6 else ""
     return (
-        f"The findings provide {weight.band} for Hp relative to Hd.{beyond} How the dependence "
-        "came about, Hp leaves open: "
-        "see the other explanations."
+        f"The findings provide {weight.band} for Hp relative to Hd.{beyond} How the dependence came about, Hp leaves "
+        "open: see the other explanations."
     )
 
 

@@ -35,9 +35,9 @@ MEANS = {
 _NORMED = " normed"
 
 LIMITS = (
-    "Standard deviations (z) describe; no p-value here is taken from a normal curve. “Exact lattice” is the exact law "
-    "of the sum; “Chernoff bound” is an upper bound that stands in where the exact law is too large to compute; an "
-    "e-value bounds the p-value by 1/E.",
+    "Standard deviations (z) describe; no p-value here is taken from a normal curve. “Exact lattice” is the exact "
+    "law of the sum; “Chernoff bound” is an upper bound that stands in where the exact law is too large to compute; "
+    "an e-value bounds the p-value by 1/E.",
     "One-vote counts, single statistics, controls and the rank stand beside the test that decides. Whoever picks the "
     "best of them after looking must correct for it.",
 )
@@ -93,8 +93,8 @@ def notes(evidence: Evidence) -> list[str]:
         made.append("No control model was put through the same code.")
     if evidence.plan is None:
         made.append(
-            "No plan came with this run: that level, texts and statistics were chosen before looking is the analyst’s "
-            "word alone."
+            "No plan came with this run: that level, texts and statistics were chosen before looking is the "
+            "analyst’s word alone."
         )
     if evidence.dose is None:
         made.append("No dose was estimated: the strength of the evidence is not the share of marked training text.")
@@ -164,10 +164,9 @@ def _summed(evidence: Evidence, deep: Weighted) -> str:
     low, high = (signed(value, 1) for value in (min(scores), max(scores)))
     lie = low if low == high else f"between {low} and {high}"
     return (
-        f"What was read: {READ.get(evidence.access, evidence.access)}{against(deep)}. "
-        f"{len(scores)} weighted sums say how "
-        f"far the suspect leans to the tokens that our key favours: {lie} standard deviations from chance, which is 0. "
-        f"Put to the same text, {beaten(deep.rank_pvalue, len(evidence.decoys.totals))}."
+        f"What was read: {READ.get(evidence.access, evidence.access)}{against(deep)}. {len(scores)} weighted sums say "
+        f"how far the suspect leans to the tokens that our key favours: {lie} standard deviations from chance, which "
+        f"is 0. Put to the same text, {beaten(deep.rank_pvalue, len(evidence.decoys.totals))}."
     )
 
 
@@ -193,6 +192,6 @@ def _grown(evidence: Evidence, running: Anytime) -> str:
     beside = f"{against(evidence.weighted)}" if evidence.weighted else ""
     return (
         f"What was read: {READ.get(evidence.access, evidence.access)}{beside}. It was read in {len(running.steps)} "
-        f"stages, each a bet on cells that no earlier one had used. The stake of 1 became E = "
+        "stages, each a bet on cells that no earlier one had used. The stake of 1 became E = "
         f"{evalue(running.log10_e)} after {evidence.tokens_read:,} tokens; it {passed}."
     )

@@ -23,24 +23,23 @@ if TYPE_CHECKING:
 _MOST_CELLS = 10**9
 
 _WAYS = (
-    "our answers published on the web, a third model in between, planted text, a leaked key, text looked up or in the "
-    "prompt"
+    "our answers published on the web, a third model in between, planted text, a leaked key, text looked up or in "
+    "the prompt"
 )
 LIMITS = (
     "The result speaks of exposure to text that carries this mark. It does not show who acted, or with what intent.",
-    "A dependence on the key can come about in other ways than training on our answers (“Other "
-    "explanations”). This test "
-    "cannot tell these apart; dates, contracts and logs can.",
-    "The p-value is how often chance alone would do at least as well. It is not the probability that the "
-    "suspect is innocent, nor one minus the probability that it is not.",
-    "The p-value needs a key that was fixed, and committed to in public, before the suspect's training data "
-    "were gathered, and that had no part in choosing the prompts. The commitment's date is evidence from "
-    "outside this page.",
-    "Alpha is to be chosen before looking. Whoever tests many suspects, many keys or the same suspect again "
-    "and again must correct for it, and say how often they looked.",
+    "A dependence on the key can come about in other ways than training on our answers (“Other explanations”). This "
+    "test cannot tell these apart; dates, contracts and logs can.",
+    "The p-value is how often chance alone would do at least as well. It is not the probability that the suspect is "
+    "innocent, nor one minus the probability that it is not.",
+    "The p-value needs a key that was fixed, and committed to in public, before the suspect's training data were "
+    "gathered, and that had no part in choosing the prompts. The commitment's date is evidence from outside this "
+    "page.",
+    "Alpha is to be chosen before looking. Whoever tests many suspects, many keys or the same suspect again and "
+    "again must correct for it, and say how often they looked.",
     GREEN.limit,
-    "Absence of evidence is not evidence of absence: rewriting, filtering or heavy mixing with other text "
-    "weakens the mark until no test of this size can find it.",
+    "Absence of evidence is not evidence of absence: rewriting, filtering or heavy mixing with other text weakens "
+    "the mark until no test of this size can find it.",
 )
 
 SKIPPED_BECAUSE = {
@@ -107,8 +106,8 @@ def _headline(evidence: Evidence) -> str:
         return f"It suggests that {subject} depend on our key; a run that keeps to its plan must confirm it."
     if evidence.verdict == "evidence found":
         return (
-            f"{subject[0].upper()}{subject[1:]} depend on our key: the suspect was exposed, in some "
-            "way, to marked text."
+            f"{subject[0].upper()}{subject[1:]} depend on our key: the suspect was exposed, in some way, to marked "
+            "text."
         )
     if evidence.verdict == "no evidence found":
         return f"We found no evidence that {subject} depend on our key."
@@ -119,8 +118,8 @@ def _asked(evidence: Evidence) -> str:
     read = f"{evidence.documents_read:,} {weighted.texts(evidence)} ({evidence.tokens_read:,} tokens)"
     read = f"Its predictions over {read} were read" if evidence.access == "logits" else f"Its {read} were read"
     return (
-        f"Whether the suspect was exposed to text that carries our secret mark. {read}. To a model that never met such "
-        "text our key is one random key like any other."
+        f"Whether the suspect was exposed to text that carries our secret mark. {read}. To a model that never met "
+        "such text our key is one random key like any other."
     )
 
 
@@ -146,9 +145,9 @@ def _sure(evidence: Evidence) -> str:
     level = odds(math.log10(evidence.alpha)).removeprefix("about ")
     equals = f"{NARROW}={NARROW}"
     return (
-        "If the suspect had never met answers marked with this key, a result at least this strong would "
-        f"occur {odds(evidence.log10_p)} such tests (p{equals}{pvalue(evidence.log10_p)}). It {reached} the "
-        f"level set for this test: {level} (alpha{equals}{evidence.alpha:g})."
+        "If the suspect had never met answers marked with this key, a result at least this strong would occur "
+        f"{odds(evidence.log10_p)} such tests (p{equals}{pvalue(evidence.log10_p)}). It {reached} the level set for "
+        f"this test: {level} (alpha{equals}{evidence.alpha:g})."
     )
 
 
@@ -169,9 +168,9 @@ def _next_step(evidence: Evidence) -> str:
     rate, power = percent(evidence.gamma + lift_of(evidence.law)), percent(evidence.power, 0)
     begun = "Read the suspect over more text" if evidence.access == "logits" else "Collect more of the suspect's text"
     text = (
-        f"{begun}: about {two_digits(needed):,} scored tokens in all (some "
-        f"{tokens:,} tokens of {weighted.texts(evidence)}, {evidence.tokens_read:,} were read) let a "
-        f"{terms(evidence).rate} of {rate} be found with probability {power}. "
+        f"{begun}: about {two_digits(needed):,} scored tokens in all (some {tokens:,} tokens of "
+        f"{weighted.texts(evidence)}, {evidence.tokens_read:,} were read) let a {terms(evidence).rate} of {rate} be "
+        f"found with probability {power}. "
     )
     if weighted.decided_by(evidence) == "e-process":
         return text + "The e-process goes on where it stands: that one looked before does it no harm."
@@ -201,16 +200,15 @@ def _does_not_show(evidence: Evidence) -> tuple[str, ...]:
         much = "" if evidence.dose is not None else ", nor how much was used"
         return (
             f"It shows exposure to marked text. It does not show who acted, or with what intent{much}.",
-            f"It does not show in which way: {_WAYS} would look alike. Of {len(ways)} other "
-            f"explanations: {counted(ways)}.",
+            f"It does not show in which way: {_WAYS} would look alike. Of {len(ways)} other explanations: "
+            f"{counted(ways)}.",
             innocent,
             committed,
         )
     return (
         "It does not show that the suspect was never exposed: a trace too weak for this test may be there.",
-        f"Reasons why a trace may have been missed: {counted(ways)}. It says nothing about other "
-        "models or other versions "
-        "of the suspect.",
+        f"Reasons why a trace may have been missed: {counted(ways)}. It says nothing about other models or other "
+        "versions of the suspect.",
         "Had evidence been found, it would show exposure; it does not show who acted, or with what intent.",
         innocent,
         committed,
