@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: engine-students demo test lint study study-quick study-small study-scores study-text bench conformance engine-levels clean
+.PHONY: benchmarks engine-students demo test lint study study-quick study-small study-scores study-text bench conformance engine-levels clean
 
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
@@ -48,6 +48,10 @@ study-scores: $(READY)
 
 engine-students: $(READY)
 	$(BIN)/python benchmarks/engine_students.py --work engine-students --page docs/results/engine_students.md
+
+# Each of our paths beside its peers and its limits; PEERS=folder as benchmarks/engine_peers.py says, SIZE=--quick or --full.
+benchmarks: $(READY)
+	$(BIN)/python benchmarks/table.py $(SIZE) $(if $(PEERS),--peers $(PEERS)) $(if $(PAGE),--page $(PAGE))
 
 bench: $(READY)
 	$(BIN)/python benchmarks/detector_throughput.py
