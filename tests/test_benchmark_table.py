@@ -1,4 +1,4 @@
-"""The benchmark's table: who is absent is said, who is faster is named, and a page keeps what stands around the table."""
+"""The benchmark's table: the absent are named, the faster are named, a page keeps what stands around its table."""
 
 from __future__ import annotations
 
