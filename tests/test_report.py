@@ -6,7 +6,9 @@ import base64
 import dataclasses
 import hashlib
 import json
+import os
 import re
+import subprocess
 import sys
 from functools import cache
 from html.parser import HTMLParser
@@ -148,6 +150,23 @@ def test_page_is_the_same_bytes_after_saving_and_loading(tmp_path: Any) -> None:
     found = evidence_of("evidence found")
     found.save(tmp_path / "evidence.json")
     assert page(Evidence.load(tmp_path / "evidence.json")) == page(found)
+
+
+@pytest.mark.slow
+def test_the_command_gives_the_same_bytes_in_another_process_place_and_language(tmp_path: Any) -> None:
+    """Hash seeds, time zones, locales and folders do not enter the page, nor the certification."""
+    found = evidence_of("evidence found")
+    settings = ({"PYTHONHASHSEED": "1", "TZ": "UTC", "LC_ALL": "C"}, {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo"})
+    made = []
+    for number, setting in enumerate(settings):
+        folder = tmp_path / f"folder {number}"
+        folder.mkdir()
+        found.save(folder / "e.json")
+        command = [sys.executable, "-m", "wmark_cli", "report", "e.json", "--certification", "c.md"]
+        subprocess.run(command, cwd=folder, env=os.environ | setting, check=True, capture_output=True)
+        made.append([(folder / name).read_bytes() for name in ("report.html", "c.md")])
+    assert made[0] == made[1]
+    assert made[0][0] == page(found).encode()
 
 
 def test_page_does_not_heed_the_readers_matplotlib_settings() -> None:

@@ -13,9 +13,12 @@ import pytest
 from keyring_tools import fixed_set
 from toy import BINDING, openings, teacher
 
+from watermark.accounts import Accounts
+from watermark.attribute import Attribution, attribute
 from watermark.detect import detect
 from watermark.errors import ExtraMissing
 from watermark.evidence import Evidence, ShownDocument, ShownToken
+from watermark.observe import observe
 from watermark.outputs import Output
 from watermark.report import printed, verify
 
@@ -112,6 +115,21 @@ def test_the_command_writes_both_forms(found, tmp_path, monkeypatch):
     report(tmp_path / "e.json", output=tmp_path / "r.html", pdf=tmp_path / "r.pdf")
     assert (tmp_path / "r.pdf").read_bytes() == printed.printed(found)
     assert json.loads((tmp_path / "e.json").read_text())["digest"] in (tmp_path / "r.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_an_attribution_has_a_printed_form_too(tmp_path):
+    mark = fixed_set(b"printed", 1, binding=BINDING).watermark(fixed_set(b"printed", 1, binding=BINDING).epochs[0])
+    owned = dataclasses.replace(mark, accounts=Accounts())
+    rng = np.random.default_rng(3)
+    ids = teacher().write(openings(6, rng), 120, rng, owned.account("bob").tilt)
+    outputs = [Output(f"a{n}", token_ids=tuple(row[2:].tolist())) for n, row in enumerate(ids)]
+    made = attribute(observe(outputs, owned.account("ada")), owned, ["ada", "bob"], decoys=19)
+    paper = printed.printed(made)
+    assert paper == printed.printed(made)
+    (attached,) = [s for s in _streams(paper) if s.lstrip().startswith(b"{") and b'"wmark-attribution/1"' in s]
+    (tmp_path / "a.json").write_bytes(attached)
+    assert Attribution.load(tmp_path / "a.json") == made
 
 
 def test_without_weasyprint_one_sentence_says_what_to_install(found, monkeypatch, tmp_path):

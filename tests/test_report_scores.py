@@ -26,9 +26,15 @@ from watermark.report import (
     verify,
     verify_scores,
 )
+from watermark.report.admissibility import score_answers
+from watermark.report.certification import BLANK, certification
+from watermark.report.controlled import score_controlled
+from watermark.report.explanations import NOT, PART, POSSIBLE, Explanation, score_explanations
+from watermark.report.measured import measured_scores, score_trials
 from watermark.report.score_figures import chance_of_finding, score_figures
 from watermark.report.score_words import score_summary
 from watermark.report.shell import embedded
+from watermark.report.weight import NO_SUPPORT, most, weight_of_scores
 from watermark.scores.basis import Basis
 from watermark.scores.direction import Direction
 from watermark.scoring.case import Case
@@ -36,6 +42,7 @@ from watermark.scoring.detect import detect_scores
 from watermark.scoring.evidence import Carried, ScoreEvidence, Shown
 from watermark.scoring.mark import ScoreWatermark
 from watermark.scoring.plan import plan_scores
+from watermark.stats.sphere import log10_pvalue
 
 pytest.importorskip("sklearn")
 pytest.importorskip("jinja2")
@@ -614,3 +621,89 @@ def test_schema_names_every_field_of_evidence() -> None:
     names = {part.name for part in fields(ScoreEvidence)} | {"format", "digest"}
     assert set(schema()["properties"]) == names
     assert set(schema()["required"]) == names
+
+
+def explained(evidence: ScoreEvidence, name: str) -> Explanation:
+    (one,) = [each for each in score_explanations(evidence) if each.name == name]
+    return one
+
+
+def test_the_first_screen_has_four_short_answers(bench: Bench) -> None:
+    for name in ("found", "nothing"):
+        text = bench.page(name)
+        words = words_of(text[text.index("<body>") : text.index("<nav")])
+        said = ["What was asked", "What was found", "How sure", "What it does not show"]
+        places = [words.index(each) for each in said]
+        assert places == sorted(places)
+        assert len(words[places[0] :].split()) < 320
+
+
+def test_scores_are_weighed_by_their_own_e_value(bench: Bench) -> None:
+    for name in ("found", "nothing", "logged"):
+        found: ScoreEvidence = getattr(bench, name)
+        told = weight_of_scores(found)
+        mean = np.mean([10**test.log10_e for test in found.tests])
+        assert told.log10_e == pytest.approx(np.log10(mean))
+        assert told.limit == most(found.log10_p)
+        assert (
+            f"In the words of the ENFSI scale: {'support for neither' if told.band == NO_SUPPORT else told.band}"
+            in (bench.words(name))
+        )
+    process = replace(bench.found, stopped=True)
+    assert weight_of_scores(process).log10_e == bench.found.looks[-1].log10_e
+    assert weight_of_scores(process).origin == "e-process"
+
+
+def test_the_decoys_of_scores_are_counted_at_each_level(bench: Bench) -> None:
+    for test in bench.logged.tests:
+        made = score_trials(bench.logged, test)
+        assert [t.level for t in made] == [0.05, 0.01, bench.logged.alpha / 2]
+        for trial in made:
+            tails = [log10_pvalue(c, test.dimensions) for c in test.decoys]
+            assert trial.called == sum(10**tail <= trial.level for tail in tails)
+            assert not trial.too_many
+    tables = score_answers(bench.logged)[2].tables
+    assert [len(rows) for _, _, rows in tables] == [3, 3, 1]
+    assert "28,000" in bench.words("logged")
+    assert measured_scores(replace(bench.found, stopped=True))[0].what.startswith("the e-process")
+
+
+def test_other_explanations_of_scores_are_checked_by_their_own_fields(bench: Bench) -> None:
+    assert explained(bench.found, "Choices after looking").status == NOT
+    assert explained(bench.planned, "Choices after looking").status == PART
+    assert explained(bench.logged, "Our service asked at test time").status == POSSIBLE
+    assert explained(bench.found, "Our service asked at test time").status == NOT
+    assert "0 of 1 control models" in explained(bench.found, "Likeness without our answers").check
+    assert "with 1 surrogates" in explained(bench.found, "Likeness without our answers").check
+    hidden = [each.name for each in score_explanations(bench.nothing)]
+    assert hidden == ["Too few answers", "Labels, mixtures, rounding", "Another key"]
+    for each in score_explanations(bench.found):
+        assert f"{each.name}: {each.status}" in bench.words("found")
+
+
+def test_dose_controls_and_reach_of_scores_stand_in_one_place(bench: Bench) -> None:
+    rows = {name: (value, meaning) for name, value, meaning in score_controlled(bench.found)}
+    assert rows["Dose: share of the mark carried"][0].endswith("%")
+    assert rows["Negative controls, keys"][0] == "199"
+    assert rows["Could be missed"][0].startswith("below")
+    assert any(name.startswith("Control “control") for name in rows)
+    without = replace(bench.found, controls=[], carried=None)
+    rows = {name: (value, meaning) for name, value, meaning in score_controlled(without)}
+    assert rows["Control models"][0] == "none"
+    assert rows["Dose: share of the mark carried"][0] == "none"
+    assert rows["Could be missed"][0] == "not measured"
+    assert page(without)
+
+
+def test_the_certification_of_scores_is_a_blank_template(bench: Bench) -> None:
+    text = certification(bench.found)
+    assert f"Signature: {BLANK}" in text
+    assert bench.found.digest in text
+    assert bench.found.method in text
+
+
+def test_an_edited_band_of_scores_is_named(bench: Bench, tmp_path: Path) -> None:
+    told = weight_of_scores(bench.found).band
+    (tmp_path / "r.html").write_text(bench.page("found").replace(f"{told} for Hp", "weak support for Hp"), "utf-8")
+    with pytest.raises(ReportInvalid, match="weak support for Hp"):
+        verify_scores(bench.found, page=tmp_path / "r.html")

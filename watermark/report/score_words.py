@@ -207,8 +207,7 @@ def _does_not_show(evidence: ScoreEvidence) -> tuple[str, ...]:
             committed,
         )
     return (
-        "It does not show that the suspect was never exposed: training on labels alone carries nothing of this mark, "
-        "and averaging over teachers or mixing in true labels may leave too little to find.",
+        "It does not show that the suspect was never exposed: a trace too weak for this test may be there.",
         f"Reasons why a trace may have been missed: {counted(ways)}. It says nothing about other keys, other models "
         "or other versions of the suspect.",
         "Had evidence been found, it would show exposure; it does not show who acted, or with what intent.",
