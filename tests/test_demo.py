@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from watermark import Outputs, Tokenizer, Watermark, detect, observe
+from watermark.demo import story as story_of
 from watermark.demo.steps import SUSPECTS
 from watermark.demo.story import Size, play, table
 from watermark.errors import OutputsInvalid
@@ -73,14 +74,23 @@ def test_share_is_the_share_of_marked_answers_the_thief_learns(told):
 
 
 @pytest.mark.slow
-def test_a_second_play_repeats_nothing_and_other_settings_are_refused(told):
+def test_a_second_play_repeats_nothing_and_other_settings_are_refused(told, monkeypatch):
     folder, story = told
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.jsonl")}
-    again = play(folder, size=SMALL, share=20)
-    assert again["suspects"] == story["suspects"]
-    kept = {path: path.stat().st_size for path in before}
-    assert kept == {path: path.stat().st_size for path in folder.glob("*.jsonl")}
-    with pytest.raises(OutputsInvalid, match="other settings"):
+    again, redone = [], {"test": story_of._tested, "open": story_of._read_open, "start": story_of._started}
+    monkeypatch.setattr(story_of, "_started", lambda *given: again.append(given[1]) or redone["start"](*given))
+    monkeypatch.setattr(story_of, "_tested", lambda *given: again.append(("test", given[1])) or redone["test"](*given))
+    monkeypatch.setattr(story_of, "_read_open", lambda *given: again.append(("open", given[1])) or {"opened": {}})
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "story.json"}
+    assert play(folder, size=SMALL, share=20)["suspects"] == story["suspects"]
+    assert again == []
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    (folder / "honest.html").write_text("another page")  # what was written is another now: done again
+    kept = [row for row in story["suspects"] if row["suspect"] == "honest"]
+    rows = play(folder, size=SMALL, share=20)["suspects"]
+    assert [row for row in rows if row["suspect"] == "honest"] == kept
+    assert again == [("test", "honest")]
+    assert (folder / "honest.html").read_text("utf-8") != "another page"
+    with pytest.raises(OutputsInvalid, match="holds a story with other settings"):
         play(folder, size=SMALL, share=100)
 
 

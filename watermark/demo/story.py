@@ -16,11 +16,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from watermark.demo.finished import Finished
 from watermark.demo.steps import SUSPECTS
 from watermark.errors import OutputsInvalid, WatermarkError
 from watermark.files import canonical_json, write_whole
 
 READ = 250  # answers put before an opened suspect
+_SERVED = {
+    "serve-marked": (["ours.profile.json"], ["marked.jsonl", "ledger.jsonl"]),
+    "serve-unmarked": ([], ["unmarked.jsonl"]),
+}
+_OPENED = ("opened.json", "opened.html", "cells.npz")
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,14 @@ def play(
     _settle(folder, {"share": share, "model": model, "seed": seed} | asdict(used))
     tell(f"1. the teacher ({model}) answers {used.teach:,} prompts, once with our mark and once without")
     _prepare(folder, model, seed)
-    _side_by_side(folder, ["serve-marked", "serve-unmarked"])
+    done = Finished(folder)
+    _unfinished(done, folder, _SERVED)
     tell(f"2. a thief learns from answers of which {share} % are marked; an honest student from unmarked ones")
     _side_by_side(folder, [f"learn-{name}" for name in ("thief", "honest") if not (folder / name).exists()])
     tell(f"3. each suspect is asked {used.probe:,} unmarked prompts that no student was trained on")
-    _side_by_side(folder, [f"ask-{name}" for name in SUSPECTS])
+    _unfinished(done, folder, {f"ask-{name}": ([name], [f"{name}.jsonl"]) for name in SUSPECTS})
     tell("4. the detector reads what they said; then, with their weights at hand, what they would have said")
-    rows = [_test(folder, suspect) | _opened(folder, suspect, model) for suspect in SUSPECTS]
+    rows = [_test(done, folder, suspect) | _opened(done, folder, suspect, model) for suspect in SUSPECTS]
     told = {"share": share, "model": model, "suspects": rows, "seconds": round(time.monotonic() - began)}
     write_whole(folder / "story.json", json.dumps(told, indent=1).encode() + b"\n")
     tell(f"done in {told['seconds']} s; the thief's report is {folder / 'report.html'}")
@@ -126,6 +133,17 @@ def _prepare(folder: Path, source: str, seed: int) -> None:
     (folder / "untrained.part").rename(folder / "untrained")
 
 
+def _unfinished(done: Finished, folder: Path, steps: dict[str, tuple[list[str], list[str]]]) -> None:
+    """Runs those of the steps that are not finished, and notes them. steps: name -> (what it reads, what it writes)."""
+    settings = folder / "settings.json"
+    paths = {step: ([settings, *(folder / name for name in reads)], writes) for step, (reads, writes) in steps.items()}
+    left = [step for step, (reads, writes) in paths.items() if not done.told(step, reads=reads, writes=writes)]
+    _side_by_side(folder, left)
+    for step in left:
+        reads, writes = paths[step]
+        done.note(step, reads=reads, writes=writes)
+
+
 def _side_by_side(folder: Path, steps: list[str]) -> None:
     """Runs steps in processes of one thread each, at most as many as there are cores; logs in the folder."""
     (folder / "logs").mkdir(exist_ok=True)
@@ -150,7 +168,19 @@ def _started(folder: Path, step: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def _test(folder: Path, suspect: str) -> dict[str, Any]:
+def _test(done: Finished, folder: Path, suspect: str) -> dict[str, Any]:
+    """From its text alone: the row's figures; made again only if something changed."""
+    page = "report.html" if suspect == "thief" else f"{suspect}.html"
+    reads = [folder / name for name in ("ours.profile.json", "untrained", f"{suspect}.jsonl")]
+    writes = [f"{suspect}.evidence.json", page]
+    told: dict[str, Any] | None = done.told(f"test-{suspect}", reads=reads, writes=writes)
+    if told is None:
+        told = _tested(folder, suspect, page)
+        done.note(f"test-{suspect}", told, reads=reads, writes=writes)
+    return told
+
+
+def _tested(folder: Path, suspect: str, page: str) -> dict[str, Any]:
     from watermark.detect import detect
     from watermark.mark import Watermark
     from watermark.report import render
@@ -159,7 +189,7 @@ def _test(folder: Path, suspect: str) -> dict[str, Any]:
     mark = Watermark.load(folder / "ours.wmark")
     evidence = detect(folder / f"{suspect}.jsonl", mark, tokenizer=Tokenizer.load(folder / "untrained"))
     evidence.save(folder / f"{suspect}.evidence.json")
-    render(evidence, folder / ("report.html" if suspect == "thief" else f"{suspect}.html"))
+    render(evidence, folder / page)
     return {
         "suspect": suspect,
         "tokens": evidence.tokens_read,
@@ -172,7 +202,20 @@ def _test(folder: Path, suspect: str) -> dict[str, Any]:
     }
 
 
-def _opened(folder: Path, suspect: str, teacher: str) -> dict[str, Any]:
+def _opened(done: Finished, folder: Path, suspect: str, teacher: str) -> dict[str, Any]:
+    """With its weights at hand: the row's figures; made again only if something changed."""
+    from watermark.tokenizer import model_path
+
+    here = [folder / name for name in ("ours.profile.json", "untrained", f"{suspect}.jsonl", suspect)]
+    reads, writes = [*here, model_path(teacher)], [f"{suspect}.{kind}" for kind in _OPENED]
+    told: dict[str, Any] | None = done.told(f"open-{suspect}", reads=reads, writes=writes)
+    if told is None:
+        told = _read_open(folder, suspect, teacher)
+        done.note(f"open-{suspect}", told, reads=reads, writes=writes)
+    return told
+
+
+def _read_open(folder: Path, suspect: str, teacher: str) -> dict[str, Any]:
     """The same suspect with its weights at hand, read over the first of its own answers, against the teacher."""
     from watermark.detect import detect
     from watermark.mark import Watermark
