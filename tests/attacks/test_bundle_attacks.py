@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import traceback
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,11 @@ from pathlib import Path
 import casework
 import numpy as np
 import pytest
+from fake_endpoint import fake, good
 from typer.testing import CliRunner
 from wmark_cli.main import app
 
+from watermark.accounts import Accounts
 from watermark.bundle import bundle, custody, local_authority, note_test, redact, sign, stamp, timestamp, verify_bundle
 from watermark.bundle import make as making
 from watermark.bundle import standalone as alone
@@ -320,6 +323,58 @@ def test_a_plan_made_after_the_answers_cannot_be_confirmatory(tmp_path, authorit
     stamp(dated.file("plan.json"), authority=authority)
     with pytest.raises(BundleInvalid, match="the plan is younger .* by a time stamp .* cannot be called confirmatory"):
         bundle(dated.file("evidence.json"), tmp_path / "D.bag", **dated.given())
+
+
+def _chained(path: Path, entries: list[dict]) -> None:
+    """The lines of a chained file, each hash made anew."""
+    previous, made = "", []
+    for number, entry in enumerate(entries):
+        body = {name: value for name, value in entry.items() if name != "hash"}
+        body |= {"prev": previous, "seq": number - 1} if number else {}
+        previous = alone.sha256(alone.canonical(body))
+        made.append(alone.canonical(body | {"hash": previous}) + b"\n")
+    path.write_bytes(b"".join(made))
+
+
+def test_a_log_reordered_to_look_later_still_tells_of_its_earliest_question(tmp_path):
+    """Its chain is made anew with the earliest question last, and the plan dated between the two."""
+    told = casework.build(tmp_path / "case", plan_made="2026-03-02T10:00:05+00:00", exploratory=True)
+    log = log_path(told.file("answers.jsonl"))
+    header, *lines = [json.loads(line) for line in _lines(log)]
+    _chained(log, [header, *lines[5:], *lines[:5]])
+    with pytest.raises(PlanMismatch, match="the first question was asked at 2026-03-02T10:00:00"):
+        detect(told.file("answers.jsonl"), told.mark, tokenizer=told.tokenizer, decoys=99, plan=told.file("plan.json"))
+    found = Evidence.load(told.file("evidence.json"))
+    claimed = replace(found, plan=found.plan | {"status": "confirmatory", "mismatches": []})
+    claimed.save(tmp_path / "claimed.json")
+    with pytest.raises(BundleInvalid, match="the plan is younger .* than the first question .2026-03-02T10:00:00"):
+        bundle(tmp_path / "claimed.json", tmp_path / "B.bag", **told.given())
+    _chained(log, [header | {"created": "2026-03-02T10:00:08+00:00"}, *lines])
+    with pytest.raises(BundleInvalid, match="the query log was begun at .*, after its first question"):
+        bundle(told.file("evidence.json"), tmp_path / "C.bag", **told.given())
+
+
+def test_a_back_dated_plan_that_no_log_and_no_stamp_vouches_for_is_refused(tmp_path):
+    """Made after the questions, dated before them, with a digest that fits: nothing in the file itself is wrong."""
+    told = casework.build(tmp_path / "case", exploratory=True)  # its log names no plan
+    with pytest.raises(PlanMismatch, match="the query log names no plan, and this one bears no time stamp"):
+        detect(told.file("answers.jsonl"), told.mark, tokenizer=told.tokenizer, decoys=99, plan=told.file("plan.json"))
+    found = Evidence.load(told.file("evidence.json"))
+    claimed = replace(found, plan=found.plan | {"status": "confirmatory", "mismatches": []})
+    claimed.save(tmp_path / "claimed.json")
+    with pytest.raises(BundleInvalid, match="its date is its maker's word alone, and the run cannot be called"):
+        bundle(tmp_path / "claimed.json", tmp_path / "B.bag", **told.given())
+
+
+def test_a_plan_swapped_after_the_first_question_is_refused(case, tmp_path):
+    """The log's first line names the plan that was there; another, dated as early, is not it."""
+    other = casework.build(tmp_path / "other", answers=8, tokens=30, plan_made="2026-02-01T00:00:00+00:00")
+    with pytest.raises(PlanMismatch, match="the questions were asked under another plan"):
+        detect(case.file("answers.jsonl"), case.mark, tokenizer=case.tokenizer, decoys=99, plan=other.file("plan.json"))
+    found = Evidence.load(case.file("evidence.json"))
+    replace(found, plan=Evidence.load(other.file("evidence.json")).plan).save(tmp_path / "swapped.json")
+    with pytest.raises(BundleInvalid, match="plans were swapped, and the run cannot be called confirmatory"):
+        bundle(tmp_path / "swapped.json", tmp_path / "B.bag", **case.given() | {"plan": other.file("plan.json")})
 
 
 # Keys.
@@ -633,10 +688,10 @@ def test_json_that_is_nested_too_deep_is_refused(bag):
 # The key.
 
 
-def _forms(case) -> dict[str, list[bytes]]:
+def _forms(mark) -> dict[str, list[bytes]]:
     """The secret, as it might be written: raw, hex, base64 at every offset, a JSON list; and its salt."""
     found = {}
-    for name, secret in zip(("key", "salt"), case.mark.key._export(), strict=True):
+    for name, secret in zip(("key", "salt"), mark.key._export(), strict=True):
         forms = [secret, secret.hex().encode(), secret.hex().upper().encode()]
         forms += [json.dumps(list(secret)).encode(), json.dumps(list(secret), separators=(",", ":")).encode()]
         for start in range(3):
@@ -646,29 +701,64 @@ def _forms(case) -> dict[str, list[bytes]]:
     return found
 
 
+class _Watched:
+    """Commands run in this process, with every temporary folder, subprocess and file they leave searched for secrets.
+
+    holders: files that are there to hold a secret, and are not searched.
+    """
+
+    def __init__(self, folder: Path, monkeypatch, marks: list, holders: list[Path]) -> None:
+        self.folder, self.holders = folder, {path.resolve() for path in holders}
+        self.forms = [form for mark in marks for written in _forms(mark).values() for form in written]
+        self.clean: set[tuple[Path, int, int]] = set()  # files that were searched, as they are
+        self.kept: list[Path] = []
+        self.commands: list[str] = []
+        self.told = 0
+        kept, commands = self.kept, self.commands
+
+        class Kept(tempfile.TemporaryDirectory):
+            """Temporary folders stay, so that they can be searched."""
+
+            def cleanup(self):
+                self._finalizer.detach()
+                kept.append(Path(self.name))
+
+            def __exit__(self, *_):
+                self.cleanup()
+
+        ran, popen = subprocess.run, subprocess.Popen
+        monkeypatch.setattr(tempfile, "TemporaryDirectory", Kept)
+        monkeypatch.setattr(
+            subprocess, "run", lambda *a, **k: commands.append(repr((a, k.get("env"), k.get("input")))) or ran(*a, **k)
+        )
+        monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: commands.append(repr(a)) or popen(*a, **k))
+        monkeypatch.setenv("TMPDIR", str(folder))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setenv("WMARK_DEBUG", "1")
+
+    def run(self, command: list[str], code: int | None) -> str:
+        """Runs one command and searches; code: the exit code it must have, None for any."""
+        done = CliRunner().invoke(app, command)
+        assert code is None or done.exit_code == code, (command, done.output, done.exception)
+        traced = "" if done.exc_info is None else "".join(traceback.format_exception(*done.exc_info))
+        said = (done.output + repr(done.exception) + traced + "".join(self.commands[self.told :])).encode()
+        self.told = len(self.commands)
+        assert not any(form in said for form in self.forms), command
+        for path in self.folder.rglob("*"):
+            if not path.is_file() or path.resolve() in self.holders:
+                continue
+            seen = (path, path.stat().st_mtime_ns, path.stat().st_size)
+            if seen not in self.clean:
+                content = path.read_bytes()
+                assert not any(form in content for form in self.forms), (command, path)
+                self.clean.add(seen)
+        return done.output
+
+
 @pytest.mark.slow
 def test_the_key_shows_in_no_file_log_temporary_file_error_or_process(case, signer, authority, tmp_path, monkeypatch):
-    kept: list[Path] = []
-    commands: list[str] = []
-
-    class Kept(tempfile.TemporaryDirectory):
-        """Temporary folders stay, so that they can be searched."""
-
-        def cleanup(self):
-            self._finalizer.detach()
-            kept.append(Path(self.name))
-
-        def __exit__(self, *_):
-            self.cleanup()
-
-    ran, popen = subprocess.run, subprocess.Popen
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", Kept)
-    monkeypatch.setattr(
-        subprocess, "run", lambda *a, **k: commands.append(repr((a, k.get("env"), k.get("input")))) or ran(*a, **k)
-    )
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: commands.append(repr(a)) or popen(*a, **k))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    shutil.copytree(case.folder, tmp_path / "case")
+    case = replace(case, folder=tmp_path / "case")
     ours, answers = str(case.file("ours.wmark")), str(case.file("answers.jsonl"))
     bag, plan = str(tmp_path / "K.bag"), str(case.file("plan.json"))
     broken = tmp_path / "broken.wmark"
@@ -678,8 +768,8 @@ def test_the_key_shows_in_no_file_log_temporary_file_error_or_process(case, sign
     shutil.copyfile(ours, other)
     other.chmod(0o644)
     where = ["--tokenizer", str(case.file("teacher"))]
-    monkeypatch.setenv("WMARK_DEBUG", "1")
-    forms, make = _forms(case), ["evidence", "bundle", str(case.file("evidence.json"))]
+    make = ["evidence", "bundle", str(case.file("evidence.json"))]
+    watched = _Watched(tmp_path, monkeypatch, [case.mark], [case.file("ours.wmark"), broken, other])
     for command, code in (
         (["detect", answers, "--mark", ours, "--output", str(tmp_path / "e.json"), "--decoys", "99", "-q"], 0),
         ([*make, "--answers", answers, "--plan", plan, *where, "--output", bag], 0),
@@ -701,20 +791,62 @@ def test_the_key_shows_in_no_file_log_temporary_file_error_or_process(case, sign
         (["evidence", "verify", bag + "r", "--mark", ours], 0),
         (["verify", bag, "--mark", ours], 0),
     ):  # fmt: skip
-        done = CliRunner().invoke(app, command)
-        assert code is None or done.exit_code == code, (command, done.output, done.exception)
-        said = done.output.encode() + repr(done.exception).encode()
-        files = [p for p in tmp_path.rglob("*") if p.is_file() and p not in (broken, other)]
-        files += [p for p in case.folder.rglob("*") if p.is_file() and p.name != "ours.wmark"]
-        for name, written in forms.items():
-            for form in written:
-                assert form not in said, (command, name)
-                assert form not in "".join(commands).encode("utf-8", "replace"), (command, name)
-                for path in files:
-                    assert form not in path.read_bytes(), (command, name, path)
-    assert kept
-    assert commands
+        watched.run(command, code)
+    assert watched.kept
+    assert watched.commands
+    ran, forms = subprocess.run, watched.forms
     ran([sys.executable, "-I", alone.__file__, bag, "--key", ours], check=True, capture_output=True)
     failed = ran([sys.executable, "-I", alone.__file__, bag, "--key", str(broken)], capture_output=True)
     assert failed.returncode == 3
-    assert not any(form in failed.stdout + failed.stderr for written in forms.values() for form in written)
+    assert not any(form in failed.stdout + failed.stderr for form in forms)
+
+
+@pytest.mark.slow
+def test_the_key_shows_nowhere_from_plan_to_attribution(signer, authority, tmp_path, monkeypatch):
+    """Every command that is given the key on the way, right and wrong, and a mark with accounts."""
+    told = casework.build(tmp_path / "case", answers=8, tokens=30, planned=False)
+    accounts = replace(told.mark, key=next(iter(decoy_keys(b"accounts", 1))), accounts=Accounts())
+    accounts.save(tmp_path / "accounts.wmark")
+    (tmp_path / "names.txt").write_text("acme\nbolt\n")
+    rows = casework.marked(accounts.account("acme"), told.tokenizer, 24, 60)
+    (tmp_path / "acme.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    ours, prompts, plan = str(told.file("ours.wmark")), str(told.file("prompts.jsonl")), str(tmp_path / "plan.json")
+    said, bag = str(tmp_path / "said.jsonl"), str(tmp_path / "K.bag")
+    marks = [told.mark, accounts, accounts.account("acme"), accounts.account("bolt")]
+    watched = _Watched(tmp_path, monkeypatch, marks, [told.file("ours.wmark"), tmp_path / "accounts.wmark"])
+    texts = iter(casework.marked(told.mark, told.tokenizer, 8, 60))
+    ask = ["probe", "--prompts", prompts, "--concurrency", "1", "-q", "--output", said]
+    planned = ["plan", "--mark", ours, "--access", "text", "--prompts", prompts, "--decoys", "99", "--slope", "9.0"]
+    by = ["--accounts", str(tmp_path / "names.txt"), "--tokenizer", str(told.file("teacher")), "-q"]
+    test = ["detect", said, "--mark", ours, "--plan", plan, "--decoys", "99", "-q"]
+    found, whose = str(tmp_path / "e.json"), str(tmp_path / "a.json")
+    with fake(
+        lambda path, body, number: (200, {}, good(path, body, text=next(texts))) if "messages" in body else None
+    ) as server:
+        for command, code in (
+            ([*planned, "--tokens-per-answer", "20", "--output", plan], 0),
+            ([*planned, "--prompts", ours, "--output", plan + "x"], None),
+            (["evidence", "sign", plan, "--key", str(signer)], 0),
+            (["evidence", "sign", ours, "--key", str(signer)], 1),
+            (["evidence", "timestamp", plan, "--authority", str(authority)], 0),
+            (["evidence", "verify", plan, "--signer", str(_public(signer))], 0),
+            ([*ask, server.url, "--plan", ours], None),
+            ([*ask, server.url, "--plan", plan, "--samples", "2"], 1),
+            ([*ask, server.url, "--plan", plan], 0),
+            ([*test, "--tokenizer", str(told.file("teacher")), "--output", found], 0),
+            ([*test, "--tokenizer", ours], None),
+            (["detect", ours, "--mark", ours], None),
+            (["verify", found, "--outputs", said, "--mark", ours, "--plan", plan], 0),
+            (["report", found, "--output", str(tmp_path / "r.html")], 0),
+            (["attribute", str(tmp_path / "acme.jsonl"), "--mark", str(tmp_path / "accounts.wmark"), *by,
+              "--output", whose], 0),
+            (["attribute", str(tmp_path / "acme.jsonl"), "--mark", ours, *by], 1),
+            (["verify", whose, "--outputs", str(tmp_path / "acme.jsonl"), "--mark", str(tmp_path / "accounts.wmark"),
+              "--tokenizer", str(told.file("teacher"))], 0),
+            (["report", whose, "--output", str(tmp_path / "w.html")], 0),
+            (["evidence", "bundle", found, "--answers", said, "--plan", plan, "--tokenizer",
+              str(told.file("teacher")), "--output", bag], 0),
+            (["evidence", "bundle", found, "--commitments", ours, "--output", bag + "x"], 1),
+            (["evidence", "verify", bag, "--mark", ours], 0),
+        ):  # fmt: skip
+            watched.run(command, code)
