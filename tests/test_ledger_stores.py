@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_stores import missing_postgres, postgres
 
-from watermark.errors import ExtraMissing, LedgerInvalid
+from watermark.errors import ExtraMissing, LedgerInvalid, OutputsInvalid, ReportInvalid
 from watermark.ledger import (
     Answer,
     Ledger,
@@ -470,12 +470,14 @@ def test_missing_libraries_are_named_with_their_extra(tmp_path, monkeypatch):
     assert "wmark[scale]" in str(caught.value.hint)
 
 
-def test_a_database_that_cannot_be_written_can_be_read(tmp_path):
+def test_a_database_in_a_folder_that_cannot_be_written_is_read_without_a_trace(tmp_path, monkeypatch):
     made = written(tmp_path / "l.sqlite")
     os.chmod(tmp_path / "l.sqlite", 0o400)
     os.chmod(tmp_path, 0o500)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever runs the tests may write anywhere
     try:
         assert list(read_ledger(tmp_path / "l.sqlite")) == made
+        assert [path.name for path in tmp_path.iterdir()] == ["l.sqlite"]
     finally:
         os.chmod(tmp_path, 0o700)
 
@@ -536,3 +538,42 @@ def test_looking_at_a_database_loads_nothing_heavy(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "scipy", "numpy", "pyarrow", "psycopg", "tokenizers"}
     assert not set(done.stdout.splitlines()[-1].split()) & heavy
+
+
+@pytest.mark.slow
+def test_a_session_over_one_database_from_serving_to_evidence(tmp_path, monkeypatch):
+    """Served into SQLite because no suffix says otherwise; detected through it; verified by it and by its export."""
+    from tiny import tiny_model
+    from typer.testing import CliRunner
+    from wmark_cli.main import app
+
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "model")
+    asked = [json.dumps({"id": f"q{i}", "prompt": f"question {i}"}) for i in range(16)]
+    (tmp_path / "ask.jsonl").write_text("\n".join(asked) + "\n")
+
+    def run(*given):
+        done = CliRunner().invoke(app, list(map(str, given)), catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    run("keygen", "ours.wmark", "--model", "model")
+    served = ("generate", "model", "--mark", "ours.wmark", "--prompts", "ask.jsonl", "--output", "answers.jsonl",
+              "--ledger", "served", "--max-new-tokens", 40, "--quiet")  # fmt: skip
+    run(*served)
+    run(*served)  # nothing is left to answer, and nothing is recorded twice
+    assert (tmp_path / "served").read_bytes().startswith(b"SQLite")
+    assert "16 records, chain unbroken" in run("verify", "served")
+    run("ledger", "filter", "served", "--mark", "ours.wmark", "--output", "served.filter", "--quiet")
+    for ledger in ("served", "served.filter"):
+        run("detect", "answers.jsonl", "--mark", "ours.wmark", "--ledger", ledger, "--output", f"{ledger}.json", "-q")
+        told = run("verify", f"{ledger}.json", "--outputs", "answers.jsonl", "--mark", "ours.wmark", "--ledger", ledger)
+        assert f"{ledger} has the stated SHA-256" in told
+    run("ledger", "export", "served", "--output", "served.jsonl")
+    run("verify", "served.json", "--outputs", "answers.jsonl", "--mark", "ours.wmark", "--ledger", "served.jsonl")
+    with Ledger(tmp_path / "served") as ledger:
+        ledger.append("later", kid="", receipt={}, prompt="", token_ids=[])
+    with pytest.raises(ReportInvalid, match="served is not the ledger of this evidence"):
+        run("verify", "served.json", "--ledger", "served")
+    with pytest.raises(OutputsInvalid, match="served, record 0: it was served under a mark"):
+        run("prompts", "served", "--output", "own.jsonl")
