@@ -35,30 +35,36 @@ HERE = ("At the level", "By chance", "Called", "95 % interval of the rate")
 ELSEWHERE = ("Tested on", "Runs", "at 5 %", "at 1 %", "at 0.1 %")
 
 _STATISTICS = (
-    "Phipson and Smyth 2010 (ranks among random alternatives)",
-    "Clopper and Pearson 1934 (intervals)",
+    "ranks among random alternatives (Phipson and Smyth 2010, Statistical Applications in "
+    "Genetics and Molecular Biology)",
+    "intervals (Clopper and Pearson 1934, Biometrika)",
 )
 _MARKS = {
-    "greenlist": "Kirchenbauer et al. 2023 (green lists)",
-    "gumbel": "Aaronson 2022 (the mark, in a lecture)",
-    "tournament": "Dathathri et al. 2024 (the mark)",
-    "antidistill": "arXiv 2602.03812, a preprint of 2026 (the mark)",
+    "greenlist": "green lists (Kirchenbauer et al. 2023, ICML)",
+    "gumbel": "the mark (Aaronson 2022, a lecture, not reviewed)",
+    "tournament": "the mark (Dathathri et al. 2024, Nature)",
+    "antidistill": "the mark (arXiv 2602.03812, a preprint, not reviewed as far as is known)",
 }
-_CELLS = "Fernandez et al. 2023 (exact tests, each cell once)"
-_RADIOACTIVE = "Sander et al. 2024 (marks found in models that learned from marked text)"
-_BETS = "Vovk and Wang 2021 (e-values)"
-_SPHERE = "Sablayrolles et al. 2020 (the law of a cosine with a secret direction)"
+_CELLS = "exact tests with each cell counted once (Fernandez et al. 2023, IEEE WIFS)"
+_RADIOACTIVE = "marks found in models that learned from marked text (Sander et al. 2024, NeurIPS)"
+_BETS = "e-values (Vovk and Wang 2021, Annals of Statistics)"
+_SPHERE = "the law of a cosine with a secret direction (Sablayrolles et al. 2020, ICML)"
 _NO_REVIEW = (
-    "This program as a whole has had no peer review that its authors know of; its source, its proofs "
-    "(docs/validity.md) and its tests are open to any."
+    "This program as a whole has had no peer review that its authors know of; its source, its "
+    "proofs ({proofs}) and its "
+    "tests are open to any."
 )
 _ACCEPTANCE = (
     "The statistics are general ones, taught everywhere: {what}. To read a mark off a model that learned from marked "
-    "answers is recent (first published in 2024) and is used by few. The authors know of no court that has ruled on "
-    "it, and claim no general acceptance of it."
+    "answers is recent ({since}) and is used by few. The authors know of no court that has ruled on it, and claim no "
+    "general acceptance of it."
+)
+_TEXT, _SCORES = (
+    ("docs/validity.md", "of language models published in 2024"),
+    ("docs/scores.md", "first published in 2020"),
 )
 _STANDARDS = (
-    "The rules of the test (docs/validity.md) are fixed: none is an option of the program. {plan} Every file is named "
+    "The rules of the test ({proofs}) are fixed: none is an option of the program. {plan} Every file is named "
     "by SHA-256, and whoever has them recomputes the result. Weight is worded as the ENFSI guideline has it. No "
     "accreditation of a laboratory, such as under ISO/IEC 17025, is claimed."
 )
@@ -111,6 +117,7 @@ def score_answers(evidence: ScoreEvidence) -> list[Answer]:
         elsewhere=measured_scores(evidence),
         planned=evidence.plan,
         accepted="the uniform law on a sphere, and randomisation among keys",
+        scores=True,
     )
 
 
@@ -129,18 +136,21 @@ def five(
     elsewhere: Sequence[Rates] | None,
     planned: dict[str, object] | None,
     accepted: str,
+    scores: bool = False,
 ) -> list[Answer]:
     """The questions with their answers. here, elsewhere: tables of error rates; elsewhere: None where there is none."""
     plan = "A plan fixed what could be chosen before anything was asked." if planned else "No plan came with this run."
+    proofs, since = _SCORES if scores else _TEXT
+    reviewed = f"Its parts: {'; '.join(published)}. {_NO_REVIEW.format(proofs=proofs)}"
     away = []
     if elsewhere is not None:
         away = [(f"False alarms measured on who never met a mark ({WHERE})", ELSEWHERE, rows_of(elsewhere))]
     return [
         Answer("Can the method be tested, and was it?", tested, []),
-        Answer("Was it published and reviewed by peers?", f"Its parts: {'; '.join(published)}. {_NO_REVIEW}", []),
+        Answer("Was it published and reviewed by peers?", reviewed, []),
         Answer("What is its known or potential rate of error?", rates, [*here, *away]),
-        Answer("Which standards control its operation?", _STANDARDS.format(plan=plan), []),
-        Answer("Is it generally accepted?", _ACCEPTANCE.format(what=accepted), []),
+        Answer("Which standards control its operation?", _STANDARDS.format(plan=plan, proofs=proofs), []),
+        Answer("Is it generally accepted?", _ACCEPTANCE.format(what=accepted, since=since), []),
     ]
 
 
