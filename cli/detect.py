@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console, marks
+from .score import Engine, advise, scaled, source_of
 
 if TYPE_CHECKING:
     from watermark.evidence import Evidence
@@ -24,10 +25,10 @@ class Alternative(enum.StrEnum):
 def detect(
     mark: Annotated[Path, typer.Option(help="The watermark file, or a key set: then every key of it is tested.")],
     outputs: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            help="The suspect's outputs: JSON Lines (.gz, .zst), Parquet, or a folder. With --suspect they are the "
-            "texts put before it; without them it is asked our prompts first."
+            help="The suspect's outputs: JSON Lines (.gz, .zst), Parquet, or a folder; with --work also an address "
+            "(s3://…). With --suspect they are the texts put before it; without them it is asked our prompts first."
         ),
     ] = None,
     suspect: Annotated[str | None, typer.Option(help="An open model: read its log-probabilities.")] = None,
@@ -75,6 +76,13 @@ def detect(
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count bad records and leave them out.")] = False,
     field: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. text=response; may be repeated.")] = None,
+    work: Annotated[
+        str | None,
+        typer.Option(help="Read text in blocks into this folder: in bounded memory, resumable, after `wmark score`."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --work: processes of this machine.")] = 1,
+    engine: Annotated[Engine, typer.Option(help="With --work: ray, for a Ray cluster.")] = Engine.local,
+    address: Annotated[str | None, typer.Option(help="With --engine ray: the cluster's address.")] = None,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit 10 if evidence was found, 20 if inconclusive.")
     ] = False,
@@ -85,20 +93,25 @@ def detect(
 
     Example: wmark detect suspect.jsonl --mark ours.wmark --output evidence.json --report report.html
     Example: wmark detect --mark ours.wmark --suspect ./model --reference ./base --output evidence.json
+    Example: wmark detect suspect.parquet --mark ours.wmark --work case --workers 8 --output evidence.json
     """
     if alpha is not None and not 0 < alpha < 1:
         raise typer.BadParameter(f"--alpha must lie between 0 and 1, found {alpha}")
     if ((exploratory or authority) and plan is None) or (ambient is not None and calibration is None):
         raise typer.BadParameter("--exploratory and --authority go with --plan, and --ambient with --calibration")
-    if suspect is None and (outputs is None or control):
+    if suspect is None and ((outputs is None and work is None) or control):
         raise typer.BadParameter("pass the suspect's OUTPUTS, or --suspect MODEL; --control goes with --suspect")
+    if work is not None and (suspect or reference or logprobs or samples or cells or (plan and outputs is None)):
+        raise typer.BadParameter(
+            "--work is for text: without --suspect, --reference, --logprobs, --samples, --cells; --plan needs OUTPUTS"
+        )
+    scale = scaled(work, workers, engine, address)
     if (suspect is not None) + logprobs + samples > 1:
         raise typer.BadParameter("choose one of --suspect, --logprobs and --samples")
     from watermark.detect import detect as run
     from watermark.engines import check_against
     from watermark.keyring import KeySet
     from watermark.mark import load_profile
-    from watermark.outputs import Outputs
 
     fixed = None if plan is None else marks.planned(plan, authority)
     used, progress = marks.opened(mark), console.progress(quiet=quiet)
@@ -108,10 +121,13 @@ def detect(
         published = load_profile(profile)
         check_against(used, published)
         used.check_profile(published)
-    if outputs is None:
+    if outputs is None and scale is None:
         outputs = asked(str(suspect), beside=output, planned=fixed, exploratory=exploratory, progress=progress)
+    source = None if outputs is None else source_of(outputs, skip_bad=skip_bad, fields=named(field or []))
+    if outputs is not None and scale is None and not quiet:
+        advise(Path(outputs))
     evidence = run(
-        Outputs(outputs, skip_bad=skip_bad, fields=named(field or [])),
+        source,
         used,
         tokenizer=used.tokenizer(tokenizer),
         ledger=ledger,
@@ -130,10 +146,12 @@ def detect(
         exploratory=exploratory,
         calibration=calibration,
         ambient=ambient,
+        scale=scale,
         progress=progress,
     )
     console.clear()
-    recorded(outputs, evidence)
+    if outputs is not None:
+        recorded(Path(outputs), evidence)
     if output is not None:
         evidence.save(output)
         console.say(f"evidence written to {output}")
@@ -150,7 +168,7 @@ def detect(
         raise typer.Exit({"evidence found": 10, "inconclusive": 20}.get(evidence.verdict, 0))
 
 
-def asked(suspect: str, *, beside: Path | None, planned: Dated | None, exploratory: bool, progress: Any) -> Path:
+def asked(suspect: str, *, beside: Path | None, planned: Dated | None, exploratory: bool, progress: Any) -> str:
     """The suspect's own answers to our prompts, made now unless they are there; kept beside the evidence."""
     from watermark.plan import before_asking
     from watermark.probe import ask, default_prompts, open_suspect
@@ -161,7 +179,7 @@ def asked(suspect: str, *, beside: Path | None, planned: Dated | None, explorato
         said = before_asking(planned, prompts=prompts, output=path, exploratory=exploratory)
     ask(open_suspect(suspect), prompts, path, plan=said, progress=progress)
     console.say(f"the suspect's answers are in {path}")
-    return path
+    return str(path)
 
 
 def recorded(answers: Path, evidence: Evidence) -> None:

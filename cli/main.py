@@ -27,6 +27,7 @@ from . import (
     profile,
     prompts,
     report,
+    score,
     scores,
     verify,
 )
@@ -45,6 +46,7 @@ for command in (
     plan.plan,
     prompts.prompts,
     probe.probe,
+    score.score,
     detect.detect,
     calibrate.calibrate,
     attribute.attribute,

@@ -18,8 +18,8 @@ from tiny import tiny_model
 from watermark import Evidence, Watermark, read_ledger
 
 COMMANDS = (
-    "keygen", "generate", "prompts", "plan", "probe", "detect", "calibrate", "attribute", "report", "verify", "demo",
-    "doctor",
+    "keygen", "generate", "prompts", "plan", "probe", "score", "detect", "calibrate", "attribute", "report", "verify",
+    "demo", "doctor",
 )  # fmt: skip
 
 

@@ -179,7 +179,7 @@ def detect(
             apart = stack.enter_context(given)
             found, bad = Found(apart.seen, null=apart.decoys), apart.seen.bad
             inputs = {"outputs": apart.corpus.outputs} | _inputs(beside)
-            options |= {name: apart.corpus.reading[name] for name in ("skip_bad", "fields")}
+            options |= {"skip_bad": apart.run.bench.job.skip_bad, "fields": dict(apart.run.bench.job.fields)}
             stopped = stopped or apart.corpus.watched
         stamp = None if held is None else held.stamp(found.seen)  # type: ignore[arg-type]
         over = None

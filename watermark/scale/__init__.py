@@ -4,6 +4,7 @@
 `streamed` is what was read; `engines` say where the work is done. The result is that of `observe`, to the bit.
 """
 
+from watermark.scale.corpus import Addressed
 from watermark.scale.run import Scale, gathered, score
 
-__all__ = ["Scale", "gathered", "score"]
+__all__ = ["Addressed", "Scale", "gathered", "score"]

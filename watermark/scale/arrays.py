@@ -23,7 +23,7 @@ def write_arrays(store: Store, name: str, arrays: Mapping[str, NDArray[Any]]) ->
         plain = np.ascontiguousarray(values)
         plain = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
         table[key] = [plain.dtype.str, list(plain.shape), at]
-        parts.append(plain.tobytes())
+        parts.append(plain.data.cast("B") if plain.size else b"")
         at += plain.nbytes
     store.write(name, parts)
     return table | {"bytes": at}

@@ -16,7 +16,7 @@ from watermark.files import canonical_json
 from watermark.observe.rules import Rules
 from watermark.observe.text import BATCH, Reader
 from watermark.scale.arrays import read_array, write_arrays
-from watermark.scale.corpus import Records, records_of
+from watermark.scale.corpus import Addressed, records_of
 from watermark.schemes import canonical
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_block(bench: Bench, index: int, shard: str | None = None) -> dict[str, 
     if kept is not None:
         return kept
     reader = Reader(Rules(bench.mark, bench.tokenizer, bench.served))
-    records = Records(path=bench.job.told, skip_bad=bench.job.skip_bad, fields=bench.job.fields)  # type: ignore[arg-type]
+    records = Addressed(path=bench.job.told, skip_bad=bench.job.skip_bad, fields=bench.job.fields)  # type: ignore[arg-type]
     nameless: list[int] = []
     stream = _outputs(bench, index, records, nameless)
     while batch := tuple(islice(stream, BATCH)):
@@ -66,7 +66,7 @@ def read_block(bench: Bench, index: int, shard: str | None = None) -> dict[str, 
     return manifest
 
 
-def _outputs(bench: Bench, index: int, records: Records, nameless: list[int]) -> Iterator[Output]:
+def _outputs(bench: Bench, index: int, records: Addressed, nameless: list[int]) -> Iterator[Output]:
     """A block's outputs. nameless: gets the places of those whose id is their place in the whole input."""
     job, name = bench.job, records.fields.get("id", "id")
     raw = records_of(bench.corpus.blocks[index], bench.source, bench.work, job.told, folder=job.folder)
@@ -87,6 +87,7 @@ def _outputs(bench: Bench, index: int, records: Records, nameless: list[int]) ->
 def _distinct(bench: Bench, reader: Reader) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The block's arrays and counts: each cell at its first place in the block."""
     windows, choices, documents, positions = reader.cells()
+    reader.parts.clear()
     ids = prf.cell_ids(*canonical(bench.mark.scheme, windows, choices))
     order, first = by_name(ids)
     kept = np.sort(order[first])
@@ -170,7 +171,7 @@ def manifest_of(work: Store, corpus: Corpus, index: int) -> dict[str, Any] | Non
 def differing(found: dict[str, Any], corpus: Corpus) -> str:
     """In what another run differs from this one, in words. found: with `outputs` and `reading`."""
     reading: dict[str, Any] = found.get("reading") or {}
-    told = [f"{what} is another" for what, value in corpus.reading.items() if reading.get(what) != value]
+    told = [f"the {what} is another" for what, value in corpus.reading.items() if reading.get(what) != value]
     if (found.get("outputs") or {}).get("sha256") != corpus.outputs["sha256"]:
         told.insert(0, f"it read {(found.get('outputs') or {}).get('name')}, whose bytes are others")
     return "; ".join(told) or "its blocks were cut otherwise"

@@ -6,14 +6,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar
 
 from watermark.errors import OutputsInvalid, WorkInvalid
 from watermark.files import canonical_json
-from watermark.outputs import Outputs, Raw, decoded_lines, numbered_lines, present, unpacked
+from watermark.outputs import Outputs, Raw, check_fields, decoded_lines, numbered_lines, present, unpacked
 from watermark.scale.store import Store
 from watermark.sealed import Refusal, Sealed, unsealed
 
@@ -24,7 +24,8 @@ _REFUSAL = Refusal(
     other="pass the folder that `wmark score` or `wmark detect --work` made",
     changed="remove the folder and begin again",
 )
-BLOCK_BYTES = 8 << 20  # of input, uncompressed: about 1.5 million token ids, 2 million tokens of text
+BLOCK_BYTES = 4 << 20  # of input, uncompressed: about 0.7 million token ids, a million tokens of text
+_ID_BYTES = 6  # that a token id counts for in a table, as in JSON
 _TOGETHER = 512  # records are read so many at a time; blocks hold whole batches
 _ROWS = 1024
 _SNIFFED = 4
@@ -119,7 +120,9 @@ def input_at(told: str, *, folder: Store | None, file: tuple[Store, str]) -> Inp
 _LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
-def scanned(given: Input, work: Store, *, block_bytes: int = BLOCK_BYTES) -> tuple[dict[str, Any], list[Block]]:
+def scanned(
+    given: Input, work: Store, *, block_bytes: int, say: Callable[[int], None]
+) -> tuple[dict[str, Any], list[Block]]:
     """Reads an input once: (name, bytes and SHA-256 as `files.sha256_of` has it, blocks).
 
     Compressed files cannot be entered in the middle: they are unpacked into the work folder, block by block.
@@ -145,6 +148,7 @@ def scanned(given: Input, work: Store, *, block_bytes: int = BLOCK_BYTES) -> tup
                 found = [block for block, _ in _line_blocks(stream, name, where, whole, block_bytes)]
             digests[name] = whole.hexdigest()
         blocks += found
+        say(len(blocks))
     digests |= {name: _sha256(given.store, name) for name in given.others}
     size = sum(given.store.size(name) or 0 for name in digests)
     listed = sorted(digests.items(), key=lambda pair: PurePosixPath(pair[0]).parts)
@@ -213,11 +217,12 @@ def _table_blocks(store: Store, name: str, kind: str, row: int, block_bytes: int
 
 
 def _parquet_parts(store: Store, name: str) -> Iterator[tuple[int, int]]:
-    """(rows, bytes) of each row group."""
+    """(rows, bytes) of each row group; the bytes of lists of ids are counted, for a dictionary makes them few."""
     with _parquet(store, name) as (table, _):
         for group in range(table.metadata.num_row_groups):
             described = table.metadata.row_group(group)
-            yield described.num_rows, described.total_byte_size
+            values = sum(described.column(number).num_values for number in range(described.num_columns))
+            yield described.num_rows, max(described.total_byte_size, _ID_BYTES * values)
 
 
 def _arrow_parts(store: Store, name: str) -> Iterator[tuple[int, int]]:
@@ -305,8 +310,8 @@ def _between(batches: Any, start: int, stop: int) -> Iterator[dict[str, Any]]:
             return
 
 
-class Records(Outputs):
-    """What makes raw records into outputs, with no file of its own."""
+class Addressed(Outputs):
+    """Outputs at an address that fsspec knows, or wherever `records_of` found their records; read through `scale`."""
 
     def __post_init__(self) -> None:
-        pass
+        check_fields(self.fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -55,7 +56,8 @@ class Workers:
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
         ]
         for process in self.processes:
-            _send(process, job.to_json())
+            with contextlib.suppress(OSError):  # of one that is gone already its first task will tell
+                _send(process, job.to_json())
 
     def run(self, task: str, arguments: list[Argument]) -> Iterator[tuple[int, Argument]]:
         waiting: queue.SimpleQueue[tuple[int, Argument] | None] = queue.SimpleQueue()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from watermark.scale.job import Bench
     from watermark.scale.store import Store
 
-_CELLS = 1 << 21  # of a part, about
+_CELLS = 1 << 20  # of a part, about
 
 
 def parts_for(cells: int) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from watermark import prf
 from watermark.errors import WorkInvalid
 from watermark.files import canonical_json
+from watermark.keyring.keyset import KeySet
 from watermark.ledger import described
 from watermark.ledger.filters import WindowFilter, is_filter
 from watermark.observe import filter_ledger
@@ -24,7 +25,7 @@ from watermark.observe.restored import RECIPE
 from watermark.outputs import Outputs
 from watermark.probe.log import was_watched
 from watermark.scale.blocks import EDGES, FORMAT, block_of, differing, manifest_of
-from watermark.scale.corpus import BLOCK_BYTES, Corpus, Input, Records, input_at, kept_corpus, scanned
+from watermark.scale.corpus import BLOCK_BYTES, Addressed, Corpus, Input, input_at, kept_corpus, scanned
 from watermark.scale.engines import Here, Ray, Workers
 from watermark.scale.job import SERVED, Bench, Job, carried, keyless, routing_of
 from watermark.scale.once import parts_for
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     Say = Callable[[str, int], None]
 
 _STAMPS = "stamps.json"
+BAD, FIELDS = "rule for bad records", "list of field names"  # what a run is read by, in words
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Scale:
 
 def score(
     outputs: str | Path | Outputs,
-    mark: Watermark,
+    mark: Watermark | KeySet,
     *,
     scale: Scale,
     tokenizer: Tokenizer | None = None,
@@ -87,7 +89,8 @@ def score(
     if not 1 <= place <= of:
         raise ValueError(f"a shard is i of n with i from 1 to n, found {place} of {of}")
     say = progress or (lambda word, count: None)
-    run = _begun(outputs, mark, tokenizer, ledger, scale, say)
+    one = mark.watermark(mark.epochs[0]) if isinstance(mark, KeySet) else mark  # as `detect` reads under a set
+    run = _begun(outputs, one, tokenizer, ledger, scale, say)
     with run.at_work():
         blocks = [index for index in range(len(run.bench.corpus.blocks)) if index % of == place - 1]
         run.read(blocks, say, shard=f"{place}/{of}")
@@ -163,7 +166,7 @@ class Run:
         if self.engine is None:
             if not tasks:
                 return Here(self.bench)
-            job, workers = self.bench.job, self.scale.workers
+            job, workers = self.bench.job, min(self.scale.workers, len(self.bench.corpus.blocks))
             if self.scale.engine == "ray":
                 self.engine = Ray(job, self.scale.address)
             else:
@@ -200,7 +203,7 @@ class Run:
         bench, blocks = self.bench, len(self.bench.corpus.blocks)
         files = [block_of(bench, index) for index in range(blocks)]
         answers = sum(file.answers for file in files)
-        records = Records(path=bench.job.told)  # type: ignore[arg-type]
+        records = Addressed(path=bench.job.told)  # type: ignore[arg-type]
         records.require(answers, sum(file.manifest["bad"] for file in files))
         of = parts_for(sum(file.kept for file in files))
         edges = np.stack([file.array("edges")[:: EDGES // of] for file in files]).astype(np.int64)
@@ -233,8 +236,8 @@ def _begun(
     if outputs is None:
         if corpus is None:
             raise WorkInvalid(f"nothing was read into {scale.work} yet", hint="pass the suspect's outputs")
-        skip_bad, fields = corpus.reading["skip_bad"], corpus.reading["fields"]
-        reading |= {"skip_bad": skip_bad, "fields": fields}
+        skip_bad, fields = corpus.reading[BAD], corpus.reading[FIELDS]
+        reading |= {BAD: skip_bad, FIELDS: fields}
         _same(corpus, reading, corpus.outputs, scale)
         source, told, folder = work.address, corpus.outputs["name"], False
     else:
@@ -254,8 +257,7 @@ def _begun(
         served=ledger is not None,
     )
     if ledger is not None and work.size(SERVED) is None:
-        say("reading the ledger once, for a filter of its windows", 0)
-        _filter(ledger, mark, work)
+        _filter(ledger, mark, work, say)
     return Run(Bench(job, tokenizer), scale)
 
 
@@ -275,8 +277,9 @@ def _laid_out(
         stored = json.loads(work.read(_STAMPS)) if work.size(_STAMPS) is not None else {}
         if stored.get("stamps") == stamps and stored.get("corpus") == corpus.digest:
             return corpus
-    say("reading the input once, for its digest and its blocks", 0)
-    described, blocks = scanned(given, work, block_bytes=scale.block_bytes)
+    described, blocks = scanned(
+        given, work, block_bytes=scale.block_bytes, say=lambda count: say("blocks laid out", count)
+    )
     if corpus is None:
         path = None if "://" in given.told else Path(given.told)
         corpus = Corpus(described, reading, path is not None and was_watched(path), blocks)
@@ -286,7 +289,7 @@ def _laid_out(
     return corpus
 
 
-def _filter(ledger: str | Path, mark: Watermark, work: Store) -> None:
+def _filter(ledger: str | Path, mark: Watermark, work: Store, say: Say) -> None:
     """Puts a filter of the ledger's windows, with all bits of their names, into the work folder, in bounded memory."""
     beside = work.root if isinstance(work, Folder) else None
     with tempfile.TemporaryDirectory(prefix=".filter-", dir=beside) as folder:
@@ -295,7 +298,7 @@ def _filter(ledger: str | Path, mark: Watermark, work: Store) -> None:
             WindowFilter(ledger).check_mark(mark)
         else:
             path = Path(folder) / SERVED
-            filter_ledger(ledger, mark, path)
+            filter_ledger(ledger, mark, path, progress=lambda count: say("ledger records read", count))
         with path.open("rb") as stream:
             work.write(SERVED, iter(lambda: stream.read(1 << 20), b""))
 
@@ -323,10 +326,10 @@ def _reading(
         "mark": hashlib.sha256(canonical_json(mark.profile())).hexdigest(),
         "tokenizer": None if tokenizer is None else tokenizer.digest,
         "ledger": None if ledger is None else described(ledger)["sha256"],
-        "skip_bad": skip_bad,
-        "fields": fields,
+        BAD: skip_bad,
+        FIELDS: fields,
         "version of wmark": ours,
-        "recipes": [prf.RECIPE, RECIPE, FORMAT],
+        "recipe": [prf.RECIPE, RECIPE, FORMAT],
     }
 
 

@@ -130,8 +130,8 @@ class Remote:
 
     def names(self, under: str = "") -> list[str]:
         self.files.invalidate_cache()
-        found = [str(path).removeprefix(self.root).lstrip("/") for path in self.files.find(self._at(under))]
-        return ordered(found)
+        found = (str(path).removeprefix(self.root).lstrip("/") for path in self.files.find(self._at(under)))
+        return ordered(name for name in found if name)  # of one object `find` gives itself
 
     def size(self, name: str) -> int | None:
         try:

@@ -3,6 +3,7 @@ line each, and answers each with a line. It ends when its input does, so that no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,11 +17,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    bench = Bench(Job.from_json(sys.stdin.readline()))
-    for line in sys.stdin:
-        request = json.loads(line)
-        answers.write(json.dumps(done(bench, request["task"], request["argument"])) + "\n")
-        answers.flush()
+    job = sys.stdin.readline()
+    if not job:
+        return
+    bench = Bench(Job.from_json(job))
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for the answer any more
+        for line in sys.stdin:
+            request = json.loads(line)
+            answers.write(json.dumps(done(bench, request["task"], request["argument"])) + "\n")
+            answers.flush()
+        return
+    os._exit(1)
 
 
 if __name__ == "__main__":
