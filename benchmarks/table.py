@@ -57,13 +57,13 @@ Work = Callable[[], Any]
 class Row:
     """What was done, by whom beside us, and seconds a unit of work of both, turn by turn.
 
-    kind: "peer", who does the same, or "limit". most: of limits, how many times the limit's time we may take.
+    kind: "peer", who does the same, "own", another way of ours to it, or "limit". most: of limits, how many times the limit's time we may take.
     """
 
     part: str
     what: str
     beside: str
-    kind: Literal["peer", "limit"]
+    kind: Literal["peer", "own", "limit"]
     own: list[float]
     other: list[float]
     unit: str
@@ -263,7 +263,38 @@ def corpus(size: Size, peers: Path | None) -> Iterator[Row | Absent]:
         part, "green list, each cell once, exact p", "transformers WatermarkDetector", "peer", own, other, "token"
     )
     yield Row(part, "green list, each cell once, exact p", "copy of the ids (memory)", "limit", own, copied, "tokens")
+    yield from from_files(size, many)
     yield from from_text(size)
+
+
+def from_files(size: Size, many: np.ndarray) -> Iterator[Row | Absent]:
+    """The same ids in a file, to the p-value, beside reading the file alone."""
+    mark, part, what = Watermark(GreenList(window=1), KEY), "detecting in a file of ids", "each cell once, exact p"
+
+    def whole(path: Path) -> float:
+        seen = observe(Outputs(path), mark)
+        return mark.scheme.null.log10_pvalue(int(mark.score(seen.windows, seen.choices).sum()), len(seen))
+
+    with tempfile.TemporaryDirectory() as name:
+        lines = Path(name) / "ids.jsonl"
+        rows = [{"id": str(n), "token_ids": row} for n, row in enumerate(many[:200].tolist())]
+        lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        count = 200 * many.shape[1]
+        parse = (lambda: [json.loads(line) for line in lines.read_bytes().splitlines()], count)
+        own, other = by_turns([(lambda: whole(lines), count), parse], size)
+        yield Row(part, f"JSON Lines: {what}", "json.loads of every line", "limit", own, other, "tokens")
+        try:
+            import pyarrow.parquet as pq
+            from scale import Writer
+        except ImportError as error:
+            yield Absent(part, "pyarrow reading Parquet", str(error))
+            return
+        table = Path(name) / "ids.parquet"
+        with Writer(table, "parquet") as out:
+            out.put([str(n) for n in range(len(many))], many.astype(np.uint32))
+        works = [(lambda: whole(table), many.size), (lambda: pq.read_table(table), many.size)]
+        own, other = by_turns(works, size)
+        yield Row(part, f"Parquet: {what}", "pyarrow reading the file", "limit", own, other, "tokens")
 
 
 def documents() -> list[str]:
@@ -329,8 +360,12 @@ def many_keys(size: Size, peers: Path | None) -> Iterator[Row | Absent]:
     ]
     own, other, added = by_turns(works, size)
     part, what = "totals under 1,000 keys", "20,000 cells, one vote each"
-    yield Row(part, what, "our own score, key by key", "peer", own, other, "keys × cells")
+    yield Row(part, what, "key by key", "own", own, other, "keys × cells")
     yield Row(part, what, "adding up that many bytes", "limit", own, added, "keys × cells")
+    more = cells(1_000_000)
+    one = (lambda: mark.totals(*more, keys[:1]), 1_000_000)
+    own, other = by_turns([one, (lambda: mark.score(more[0], more[1]).sum(), 1_000_000)], size)
+    yield Row("totals under one key", "1,000,000 cells", "scores, summed", "own", own, other, "cells")
 
 
 # ---- scores, and what was served
@@ -468,7 +503,7 @@ def line(found: Row | Absent) -> str:
         return f"| {found.part} | – | {found.beside} | – | – | absent: {found.why} |"
     low, high = found.ratios[0], found.ratios[-1]
     own, other = (1 / statistics.median(times) for times in (found.own, found.other))
-    mark = "" if found.kind == "peer" else "limit: "
+    mark = {"peer": "", "own": "ours: ", "limit": "limit: "}[found.kind]
     return (
         f"| {found.part} | {found.what} | {mark}{found.beside} | {own:,.0f} {found.unit} | {other:,.0f} | "
         f"{found.ratio:.3g} ({low:.3g}–{high:.3g}) |"
@@ -478,10 +513,10 @@ def line(found: Row | Absent) -> str:
 def verdicts(rows: list[Row | Absent]) -> Iterator[str]:
     """Every peer that is faster, every limit that was asked for and missed, and who was absent."""
     measured = [row for row in rows if isinstance(row, Row)]
-    beside = [row for row in measured if row.kind == "peer"]
+    beside = [row for row in measured if row.kind != "limit"]
     slower = [row for row in beside if row.ratio < 1]
     yield (
-        f"\nOf {len(beside)} rows beside a peer we are slower in {len(slower)}"
+        f"\nOf {len(beside)} rows beside a peer, or another way of ours, we are slower in {len(slower)}"
         + "".join(f"; {row.what} beside {row.beside}: {row.ratio:.2f}" for row in slower)
         + "."
     )
