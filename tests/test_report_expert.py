@@ -20,17 +20,9 @@ from watermark.report import page, verify
 from watermark.report.admissibility import answers
 from watermark.report.certification import BLANK, certification, render_certification
 from watermark.report.controlled import controlled
-from watermark.report.explanations import (
-    AGAINST,
-    NO_COMPUTER,
-    NOT,
-    PART,
-    POSSIBLE,
-    Explanation,
-    counted,
-    explanations,
-)
-from watermark.report.measured import E_VALUES, Trial, edges, trials
+from watermark.report.explanations import explanations
+from watermark.report.measured import E_VALUES, Trial, trials
+from watermark.report.reasons import AGAINST, NO_COMPUTER, NOT, PART, POSSIBLE, Explanation, counted
 from watermark.report.weight import weight_of
 from watermark.stats.graded import Levels
 from watermark.stats.laws import Bernoulli, binomial_interval
@@ -117,18 +109,16 @@ def test_every_weighted_access_has_its_measured_rates() -> None:
 
 @pytest.mark.parametrize("law", [Bernoulli(0.25), Levels((0.5, 0.2, 0.2, 0.1))])
 @pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])
-@pytest.mark.parametrize("level", [0.05, 0.001])
-def test_a_total_is_called_where_its_exact_p_value_says_so(law: Any, alternative: Any, level: float) -> None:
+def test_all_totals_at_once_have_their_exact_p_values(law: Any, alternative: Any) -> None:
     n = 60
-    low, high = edges(law, n, level, alternative)
-    for total in range(n * law.highest + 1):
-        called = law.log10_pvalue(total, n, alternative=alternative) <= math.log10(level)
-        assert called == (total <= low or total >= high), total
+    totals = tuple(range(n * law.highest + 1))
+    exact = [law.log10_pvalue(total, n, alternative=alternative) for total in totals]
+    assert rates._tails(law, n, totals, alternative) == pytest.approx(exact, abs=1e-8)
 
 
-def test_where_nothing_can_be_called_nothing_is() -> None:
-    assert edges(Bernoulli(0.25), 2, 1e-9, "greater") == (-1, 3)
-    assert edges(Bernoulli(0.25), 2, 1e-9, "two-sided") == (-1, 3)
+def test_totals_that_cannot_be_stand_at_the_end() -> None:
+    law = Bernoulli(0.25)
+    assert rates._tails(law, 60, (-5, 10**9), "greater") == rates._tails(law, 60, (0, 60), "greater")
 
 
 def test_the_decoys_are_counted_at_each_level(found: Evidence) -> None:

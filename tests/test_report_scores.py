@@ -29,8 +29,9 @@ from watermark.report import (
 from watermark.report.admissibility import score_answers
 from watermark.report.certification import BLANK, certification
 from watermark.report.controlled import score_controlled
-from watermark.report.explanations import NOT, PART, POSSIBLE, Explanation, score_explanations
 from watermark.report.measured import measured_scores, score_trials
+from watermark.report.reasons import NOT, PART, POSSIBLE, Explanation
+from watermark.report.score_explanations import score_explanations
 from watermark.report.score_figures import chance_of_finding, score_figures
 from watermark.report.score_words import score_summary
 from watermark.report.shell import embedded

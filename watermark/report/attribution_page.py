@@ -10,9 +10,9 @@ from watermark.attribute import named
 from watermark.report import numbers
 from watermark.report.admissibility import Answer, five, of_parts
 from watermark.report.drawing import GREY, INK, ORANGE, PALE, Figure, canvas_of, drawing, labelled, svg
-from watermark.report.explanations import AGAINST, NOT, PART, Explanation, counted, ground, leaked
 from watermark.report.numbers import NARROW, span
 from watermark.report.planned import flat
+from watermark.report.reasons import AGAINST, NOT, PART, Explanation, counted, ground, leaked
 from watermark.report.results import Row, Table
 from watermark.report.shell import data_of, dated, environment, hash_of, in_one_order, style_of
 from watermark.report.weight import SCALE, WHAT_IT_IS, band, calibrated, from_pvalue, in_a_word, shown, weighing

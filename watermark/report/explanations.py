@@ -1,61 +1,39 @@
-"""Other explanations of a result, each with the check that this evidence holds, and what it leaves open.
+"""Other explanations of what text or a model's predictions show, each with the check that this evidence holds.
 
-A finding is asked what else could have brought it about; none is asked what could have hidden a trace. What was checked
-is read off the evidence's own fields; what is not there was not checked, and the page says so.
+A finding is asked what else could have brought it about; none is asked what could have hidden a trace.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from watermark.report import weighted
-from watermark.report.measured import score_trials, trials
-from watermark.report.numbers import NARROW, percent, pvalue, scientific, span, two_digits
-from watermark.report.planned import first_asked, interval_of, is_number, stamped
-from watermark.report.shell import dated
+from watermark.report.measured import trials
+from watermark.report.numbers import percent, span
+from watermark.report.planned import interval_of, is_number
+from watermark.report.reasons import (
+    AGAINST,
+    NOT,
+    PART,
+    POSSIBLE,
+    Explanation,
+    by_chance,
+    ground,
+    leaked,
+    looked,
+    other_mark,
+)
 from watermark.report.terms import places_of, terms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from watermark.evidence import Evidence
-    from watermark.report.measured import Trial
-    from watermark.scoring.evidence import ScoreEvidence
 
-Status = Literal["Checked, speaks against it", "Checked, stays possible", "Checked in part", "Not checked"]
-AGAINST: Status = "Checked, speaks against it"
-POSSIBLE: Status = "Checked, stays possible"
-PART: Status = "Checked in part"
-NOT: Status = "Not checked"
-
-_COUNTED: dict[str, str] = {
-    AGAINST: "checked and spoken against",
-    POSSIBLE: "checked and still possible",
-    PART: "checked in part",
-    NOT: "not checked",
-}
 _PUSHED = 3.0  # standard deviations below chance at which one-sided evidence says that it should be asked two-sided
-NO_COMPUTER = 24.0  # log10 of keys to be tried: at 10⁹ a second on each of a million machines, thirty years
 _RETRIEVAL_OPEN = (
     "What the suspect’s service looks up by itself is not seen here: ask it with retrieval off, and over subjects on "
     "which nothing of ours could be looked up."
 )
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One way to such a result. how: it would come about; check: made in this evidence; left: open, and what closes it.
-
-    status: in words, for colour is not seen by all.
-    """
-
-    name: str
-    how: str
-    status: Status
-    check: str
-    left: str
 
 
 def explanations(evidence: Evidence) -> list[Explanation]:
@@ -69,56 +47,16 @@ def explanations(evidence: Evidence) -> list[Explanation]:
         _planted(evidence),
         leaked(evidence.mark, evidence.keys),
         _retrieved(evidence),
-        _other_mark(evidence.mark, trials(evidence)),
+        other_mark(evidence.mark, trials(evidence)),
         ground(evidence.log10_p, evidence.mark, evidence.plan),
-        _looked(evidence.plan, alone=weighted.decided_by(evidence) == "e-process"),
+        looked(evidence.plan, alone=weighted.decided_by(evidence) == "e-process"),
     ]
-
-
-def score_explanations(evidence: ScoreEvidence) -> list[Explanation]:
-    """The same of scores."""
-    if evidence.verdict != "evidence found":
-        return _hidden_scores(evidence)
-    return [
-        _chance_of_scores(evidence),
-        _alike(evidence),
-        _asked_of_us(evidence),
-        _second_hand(evidence),
-        leaked(evidence.mark, None),
-        _other_mark(evidence.mark, [t for test in evidence.tests for t in score_trials(evidence, test)]),
-        ground(evidence.log10_p, evidence.mark, evidence.plan),
-        _looked(evidence.plan, alone=evidence.stopped),
-    ]
-
-
-def counted(found: Sequence[Explanation]) -> str:
-    """ "2 checked and spoken against, 3 checked in part, 4 not checked", of those that there are."""
-    each = [(sum(e.status == status for e in found), said) for status, said in _COUNTED.items()]
-    return ", ".join(f"{count} {said}" for count, said in each if count)
 
 
 def _chance(evidence: Evidence) -> Explanation:
     deep, decoys = evidence.weighted, len(evidence.decoys.totals)
     rank = evidence.decoys.rank_pvalue if deep is None else deep.rank_pvalue
-    return _by_chance(evidence.log10_p, f"{weighted.beaten(rank, decoys)}", evidence.alpha, evidence.plan)
-
-
-def _by_chance(log10_p: float, beaten: str, alpha: float, plan: dict[str, Any] | None) -> Explanation:
-    shared = [f"{plan[name]} {name}" for name in ("keys", "suspects") if _several(plan, name)] if plan else []
-    split = f" The plan shares its level among {' and '.join(shared)}." if shared else ""
-    return Explanation(
-        "Chance",
-        "A suspect that never met the mark scores so high by accident.",
-        AGAINST,
-        f"p{NARROW}={NARROW}{pvalue(log10_p)}, level {alpha:g}; {beaten}.{split}",
-        f"One test in {two_digits(1 / alpha):,} passes this level by chance: whoever tested more suspects or keys "
-        "than are named here must correct for them.",
-    )
-
-
-def _several(plan: dict[str, Any], name: str) -> bool:
-    value = plan.get(name)
-    return isinstance(value, int) and value > 1
+    return by_chance(evidence.log10_p, f"{weighted.beaten(rank, decoys)}", evidence.alpha, evidence.plan)
 
 
 def _ambient(evidence: Evidence) -> Explanation:
@@ -178,24 +116,6 @@ def _planted(evidence: Evidence) -> Explanation:
     )
 
 
-def leaked(mark: dict[str, Any], keys: dict[str, Any] | None) -> Explanation:
-    """keys: `Evidence.keys`, where all of a set were tested."""
-    how = "Somebody else had the key, and made the mark with it."
-    left = (
-        "Who could read the key, and since when; what was served under a later key cannot be made with an earlier one."
-    )
-    if _engine(mark):
-        left += " An engine’s key has 64 bits or fewer, and is no better guarded than the engine’s configuration."
-    if keys is None:
-        return Explanation("Key leak", how, NOT, "None: the evidence holds the key’s commitment, not who had it.", left)
-    each = keys.get("each")
-    revoked = sum(bool(entry.get("revoked")) for entry in each) if isinstance(each, list) else 0
-    told = (
-        f"{keys.get('tested')} keys were tested, {revoked} of them revoked: a revoked key counts, and can show nothing."
-    )
-    return Explanation("Key leak", how, PART, told, left)
-
-
 def _retrieved(evidence: Evidence) -> Explanation:
     how = "Our text stood before the suspect when it answered: in the prompt, or looked up by its service."
     name = "Retrieval at test time"
@@ -217,87 +137,6 @@ def _retrieved(evidence: Evidence) -> Explanation:
     if unknown:
         told += f" {unknown:,} prompts are not known."
     return Explanation(name, how, PART, told, _RETRIEVAL_OPEN)
-
-
-def _other_mark(mark: dict[str, Any], found: Sequence[Trial]) -> Explanation:
-    name, how = (
-        "Another mark",
-        "The suspect’s maker, or another provider, marks its answers too, and that mark was taken for ours.",
-    )
-    wrong = [t for t in found if t.too_many]
-    if wrong:
-        told = (
-            f"{wrong[-1].called:,} of {wrong[-1].decoys:,} decoy keys pass the level {wrong[-1].level:.4g}: more than "
-            "chance allows."
-        )
-        return Explanation(
-            name,
-            how,
-            POSSIBLE,
-            told,
-            "Something in the outputs raises many keys at once; find what, before relying on the result.",
-        )
-    own = found[-1] if found else None
-    seen = (
-        ""
-        if own is None
-        else f" Other keys that pass the level {own.level:.4g} on the same outputs: {own.called:,} of "
-        f"{own.decoys:,}, as chance has it."
-    )
-    told = f"A mark under another key is no reason for ours to score.{seen}"
-    if _engine(mark):
-        left = (
-            "Everybody who left an engine’s default key in place makes the same mark: whether this one is such a "
-            "key, its import said."
-        )
-        return Explanation(name, how, PART, told, left)
-    return Explanation(
-        name, how, AGAINST, told, "Only the same key, 256 random bits, makes the same mark (see “Key leak”)."
-    )
-
-
-def ground(log10_p: float, mark: dict[str, Any], plan: dict[str, Any] | None) -> Explanation:
-    """By how many keys would have to be tried to reach the p-value, and by what dates the key."""
-    tries = -log10_p
-    many = f"about {scientific(tries)}" if tries >= 6 else f"about {two_digits(10**tries):,}"
-    told = f"To reach this p-value by trying keys on these outputs, {many} keys would have to be tried"
-    beyond = tries >= NO_COMPUTER and not _engine(mark)
-    told += ", more than all computers can." if beyond else "; a computer may do so."
-    told += f" The mark states as its date: {dated(str(mark.get('created', 'none')))}."
-    if plan is not None and plan.get("status") == "confirmatory":
-        told += (
-            (f" {stamped(plan)}, and it names the key.") if stamped(plan) else " A plan, dated by its maker, names it."
-        )
-    left = (
-        "Dates are their writer’s word until a time stamp of the commitment, or of the plan, older than the outputs "
-        "is shown."
-    )
-    return Explanation(
-        "Key chosen to fit",
-        "The key was picked or ground after the outputs were known, until it fitted them.",
-        AGAINST if beyond else PART,
-        told,
-        left,
-    )
-
-
-def _looked(plan: dict[str, Any] | None, *, alone: bool) -> Explanation:
-    name = "Choices after looking"
-    how = "Texts, statistics, level or the moment to stop were chosen once the result was seen."
-    free = " One may look at this e-process after every step; its value stays right." if alone else ""
-    if plan is None:
-        left = "Make a plan before the first question (`wmark plan`), and have it time-stamped."
-        return Explanation(name, how, NOT, f"No plan came with this run.{free}", left)
-    if plan.get("status") != "confirmatory" or plan.get("mismatches"):
-        told = f"The run is exploratory, or departed from its plan.{free}"
-        return Explanation(name, how, POSSIBLE, told, "Run again, under a plan that is kept.")
-    told = f"The run kept to its plan: statistics, texts, level and stopping are those that it fixed.{free}"
-    if (when := stamped(plan)) is not None and first_asked(plan) is not None:
-        told += f" {when}; the first question was asked on {dated(str(first_asked(plan)))}."
-        left = "That answers were left out before they were counted: the query log, in the bundle, shows it."
-        return Explanation(name, how, AGAINST, told, left)
-    left = "That the plan is older than the first question: a time stamp and the query log show it, not this page."
-    return Explanation(name, how, PART, told, left)
 
 
 def _hidden(evidence: Evidence) -> list[Explanation]:
@@ -390,84 +229,3 @@ def _against(evidence: Evidence) -> str:
 def _own_account(mark: dict[str, Any]) -> bool:
     accounts = mark.get("accounts")
     return isinstance(accounts, dict) and accounts.get("shared") is not None
-
-
-def _engine(mark: dict[str, Any]) -> bool:
-    """Whether an engine made the mark, by its own recipe and with a key of its own kind: "hf-kgw/lefthash"."""
-    scheme = mark.get("scheme")
-    return isinstance(scheme, dict) and "/" in str(scheme.get("name"))
-
-
-def _chance_of_scores(evidence: ScoreEvidence) -> Explanation:
-    first = evidence.tests[0]
-    beaten = weighted.beaten(first.rank_pvalue, len(first.decoys))
-    return _by_chance(evidence.log10_p, beaten, evidence.alpha, evidence.plan)
-
-
-def _alike(evidence: ScoreEvidence) -> Explanation:
-    name, how = (
-        "Likeness without our answers",
-        "The suspect was trained on the same data, or does the same task equally well.",
-    )
-    told = (
-        f"What needs no key was taken away ({percent(evidence.explained)} of how it differs from us), with "
-        f"{evidence.surrogates} surrogates of our own. A key’s direction is independent of all likeness: "
-        f"{_controls(evidence)}"
-    )
-    return Explanation(name, how, AGAINST, told, "Nothing, if the key had no part in the inputs and in the surrogates.")
-
-
-def _controls(evidence: ScoreEvidence) -> str:
-    if not evidence.controls:
-        return "no control model was read to show it."
-    passing = sum(c.log10_p <= math.log10(evidence.alpha) for c in evidence.controls)
-    return f"{passing} of {len(evidence.controls)} control models pass the level."
-
-
-def _asked_of_us(evidence: ScoreEvidence) -> Explanation:
-    name, how = "Our service asked at test time", "The suspect passes questions on to us, or keeps our answers to them."
-    left = "Our own log shows whether these inputs were asked of us; use inputs that nobody was served."
-    if evidence.options.get("logged") is True:
-        return Explanation(name, how, POSSIBLE, "The inputs are logged ones, which an account was served.", left)
-    return Explanation(
-        name, how, NOT, "None: the evidence does not hold whether these inputs were ever asked of us.", left
-    )
-
-
-def _second_hand(evidence: ScoreEvidence) -> Explanation:
-    how = (
-        "A third model, or a data set, learned from our answers and taught the suspect; or somebody put it in its way."
-    )
-    told = "None can be made from scores: what was passed on carries the same mark."
-    left = "Training records, dates and contracts; keys for each account say whose answers were passed on."
-    return Explanation("Indirect or planted", how, NOT, told, left)
-
-
-def _hidden_scores(evidence: ScoreEvidence) -> list[Explanation]:
-    carried = evidence.carried
-    reach = "How weak a trace would have been found is not measured here."
-    if carried is not None and math.isfinite(carried.detectable):
-        reach = f"A share of {percent(carried.detectable, 0)} of the mark would have been found with probability 90 %."
-    return [
-        Explanation(
-            "Too few answers",
-            "The trace is there, and weaker than a test of this size can see.",
-            POSSIBLE if evidence.verdict == "inconclusive" else PART,
-            reach,
-            "Ask more inputs under a new plan; surrogates trained on our own answers sharpen the test.",
-        ),
-        Explanation(
-            "Labels, mixtures, rounding",
-            "The suspect learned from first classes alone, or from several teachers and true labels.",
-            NOT,
-            "None: such training leaves little or nothing of a mark that keeps the first class.",
-            "Ask for scores where labels were given.",
-        ),
-        Explanation(
-            "Another key",
-            "The suspect met answers that were moved along another account’s direction.",
-            NOT,
-            "One key was tested.",
-            "`wmark scores attribute` tries every account, corrected.",
-        ),
-    ]

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from watermark.report.numbers import percent, span
 from watermark.report.weighted import decided_by
-from watermark.stats.laws import binomial_interval
+from watermark.stats.graded import Levels, LevelSum, sum_of
+from watermark.stats.laws import Bernoulli, binomial_interval
+from watermark.stats.many import upper_tails
 from watermark.stats.sphere import log10_pvalue
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     from watermark.evidence import Evidence
     from watermark.scoring.evidence import KeyTest, ScoreEvidence
-    from watermark.stats.laws import Law
+    from watermark.stats.weighted import SumLaw
 
 WHERE = "docs/results/calibration.md"
 LEVELS = (0.05, 0.01, 0.001)
@@ -106,42 +109,33 @@ def rows_of(rates: Sequence[Rates]) -> list[tuple[str, ...]]:
 
 def trials(evidence: Evidence) -> list[Trial]:
     """How many decoys the one-vote count would have called, at 5 %, 1 % and the level of this test."""
-    totals = np.asarray(evidence.decoys.totals)
-    made = []
-    for level in _levels(evidence.level):
-        low, high = edges(evidence.law, evidence.cells, level, evidence.alternative)
-        made.append(_trial(level, totals, (totals <= low) | (totals >= high)))
-    return made
+    drawn = tuple(evidence.decoys.totals)
+    tails = np.array(_tails(evidence.law, evidence.cells, drawn, evidence.alternative))
+    return [_trial(each, tails) for each in _levels(evidence.level)]
 
 
 def score_trials(evidence: ScoreEvidence, test: KeyTest) -> list[Trial]:
     """The same of one test of scores: each decoy's cosine against the exact law."""
     cosines, side = np.clip(test.decoys, -1, 1), evidence.alternative
     tails = np.array([log10_pvalue(c, test.dimensions, alternative=side) for c in cosines])  # type: ignore[arg-type]
-    return [_trial(each, tails, tails <= math.log10(each)) for each in _levels(evidence.alpha / len(evidence.tests))]
+    return [_trial(each, tails) for each in _levels(evidence.alpha / len(evidence.tests))]
 
 
-def edges(law: Law, n: int, level: float, alternative: str) -> tuple[int, int]:
-    """(the largest total called from below, the smallest called from above) of n scores; beyond reach where none is.
+@lru_cache(maxsize=8)
+def _tails(law: Bernoulli | Levels, n: int, totals: tuple[int, ...], alternative: str) -> tuple[float, ...]:
+    """log10 p of each total of n scores, as `law.log10_pvalue` to 1e-9, all at once; beyond reach as at its end."""
+    within, most = np.clip(totals, 0, n * law.highest), n * law.highest
+    upper = upper_tails(_sum_of(law, n), within)
+    if alternative == "greater":
+        return tuple(upper.tolist())
+    mirrored = Levels(law.chances[::-1]) if isinstance(law, Levels) else Bernoulli(1 - law.p)
+    lower = upper_tails(_sum_of(mirrored, n), most - within)
+    both = lower if alternative == "less" else np.minimum(0.0, np.minimum(lower, upper) + math.log10(2))
+    return tuple(both.tolist())
 
-    A total t is called if its exact p-value is at most `level`; p falls towards either end, so that halving finds it.
-    """
-    most, each = n * law.highest, level / 2 if alternative == "two-sided" else level
-    low = high = None
-    if alternative != "greater":
-        low = _first(most, lambda t: law.log10_pvalue(most - t, n, alternative="less") <= math.log10(each))
-    if alternative != "less":
-        high = _first(most, lambda t: law.log10_pvalue(t, n) <= math.log10(each))
-    return (-1 if low is None else most - low), (most + 1 if high is None else high)
 
-
-def _first(most: int, called: Any) -> int | None:
-    """The least t of 0 ... most that is called; whoever is called, all above are. None if not even `most` is."""
-    low, high = 0, most + 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if called(middle) else (middle + 1, high)
-    return low if low <= most else None
+def _sum_of(law: Bernoulli | Levels, n: int) -> SumLaw:
+    return LevelSum.of(n, law) if isinstance(law, Levels) else sum_of(np.ones(n, dtype=np.int32), law)
 
 
 def trial_rows(found: Sequence[Trial]) -> list[tuple[str, ...]]:
@@ -156,9 +150,10 @@ def _levels(level: float) -> list[float]:
     return sorted({0.05, 0.01, level}, reverse=True)
 
 
-def _trial(level: float, drawn: NDArray[Any], called: NDArray[np.bool_]) -> Trial:
-    count = int(called.sum())
-    return Trial(level, len(drawn), count, binomial_interval(count, len(drawn)))
+def _trial(level: float, tails: NDArray[np.float64]) -> Trial:
+    """tails: log10 p of each decoy."""
+    count = int((tails <= math.log10(level)).sum())
+    return Trial(level, len(tails), count, binomial_interval(count, len(tails)))
 
 
 def _rate(rate: float | None) -> str:

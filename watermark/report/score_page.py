@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from watermark.report import numbers
 from watermark.report.admissibility import score_answers
 from watermark.report.controlled import score_controlled
-from watermark.report.explanations import score_explanations
 from watermark.report.planned import flat
 from watermark.report.results import Row, Table
+from watermark.report.score_explanations import score_explanations
 from watermark.report.score_figures import score_figures
 from watermark.report.score_words import (
     PART_NAMES,

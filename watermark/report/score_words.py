@@ -9,9 +9,10 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from watermark.report.explanations import counted, score_explanations
 from watermark.report.numbers import NARROW, evalue, odds, percent, pvalue, signed, two_digits
 from watermark.report.planned import Banner, banner
+from watermark.report.reasons import counted
+from watermark.report.score_explanations import score_explanations
 from watermark.report.weight import in_a_word, weight_of_scores
 from watermark.report.weighted import beaten
 from watermark.report.words import Summary

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from watermark.detect import lift_of, reach_of
 from watermark.report import weighted
-from watermark.report.explanations import counted, explanations
+from watermark.report.explanations import explanations
 from watermark.report.numbers import NARROW, odds, percent, pvalue, span, two_digits
 from watermark.report.planned import aimed, banner
+from watermark.report.reasons import counted
 from watermark.report.terms import GREEN, places_of, terms
 from watermark.report.weight import in_a_word, weight_of
 
