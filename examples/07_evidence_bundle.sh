@@ -8,16 +8,22 @@ suspect=${SUSPECT:-$demo/thief} prompts=${PROMPTS:-watermark/demo/prompts/probe.
 rm -rf "$case" && mkdir -p "$case"
 say() { printf '\n== %s\n' "$1"; }
 
-say "1. the plan, stamped before the first question"
+openssl genpkey -algorithm ed25519 -out "$case/signer.pem" && chmod 600 "$case/signer.pem"
+openssl pkey -in "$case/signer.pem" -pubout -out "$case/signer.pub.pem"
+
+say "1. the plan, signed and stamped before the first question; the key's commitment, stamped"
 head -n "$probes" "$prompts" > "$case/probes.jsonl"
 $wmark plan --mark "$demo/ours.wmark" --access text --prompts "$case/probes.jsonl" --tokens-per-answer 20 \
   --output "$case/plan.json" > "$case/plan.txt"
 $wmark evidence authority "$case/authority"
+$wmark evidence sign "$case/plan.json" --key "$case/signer.pem"
 $wmark evidence timestamp "$case/plan.json" --authority "$case/authority"
+sed -n 's/.*"commitment": *"\([0-9a-f]*\)".*/\1/p' "$demo/ours.profile.json" | tr -d '\n' > "$case/commitment"
+$wmark evidence timestamp "$case/commitment" --authority "$case/authority"
 sleep 1  # time stamps count whole seconds
 
-say "2. the suspect is asked"
-$wmark probe "$suspect" --prompts "$case/probes.jsonl" --output "$case/answers.jsonl" \
+say "2. the suspect is asked, under the plan"
+$wmark probe "$suspect" --prompts "$case/probes.jsonl" --plan "$case/plan.json" --output "$case/answers.jsonl" \
   --max-new-tokens 56 --temperature 0.7 --seed 1 --quiet
 
 say "3. the test that was planned"
@@ -27,10 +33,9 @@ $wmark detect "$case/answers.jsonl" --mark "$demo/ours.wmark" --tokenizer "$demo
 say "4. sealed twice: the same bytes"
 for copy in CASE AGAIN; do
   $wmark evidence bundle "$case/evidence.json" --answers "$case/answers.jsonl" --plan "$case/plan.json" \
-    --profile "$demo/ours.profile.json" --tokenizer "$demo/untrained" --output "$case/$copy.bag"
+    --profile "$demo/ours.profile.json" --commitment-token "$case/commitment.tsr" --tokenizer "$demo/untrained" \
+    --output "$case/$copy.bag"
 done
-openssl genpkey -algorithm ed25519 -out "$case/signer.pem" && chmod 600 "$case/signer.pem"
-openssl pkey -in "$case/signer.pem" -pubout -out "$case/signer.pub.pem"
 export SOURCE_DATE_EPOCH=1800000000
 for copy in CASE AGAIN; do $wmark evidence sign "$case/$copy.bag" --key "$case/signer.pem"; done
 unset SOURCE_DATE_EPOCH
