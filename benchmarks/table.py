@@ -57,7 +57,8 @@ Work = Callable[[], Any]
 class Row:
     """What was done, by whom beside us, and seconds a unit of work of both, turn by turn.
 
-    kind: "peer", who does the same, "own", another way of ours to it, or "limit". most: of limits, how many times the limit's time we may take.
+    kind: "peer", who does the same, "own", another way of ours to it, or "limit".
+    most: of limits, how many times the limit's time we may take.
     """
 
     part: str
@@ -260,7 +261,7 @@ def corpus(size: Size, peers: Path | None) -> Iterator[Row | Absent]:
     own, other, copied = by_turns(works, size)
     part = "detecting in a corpus of ids"
     yield Row(
-        part, "green list, each cell once, exact p", "transformers WatermarkDetector", "peer", own, other, "token"
+        part, "green list, each cell once, exact p", "transformers WatermarkDetector", "peer", own, other, "tokens"
     )
     yield Row(part, "green list, each cell once, exact p", "copy of the ids (memory)", "limit", own, copied, "tokens")
     yield from from_files(size, many)
