@@ -25,6 +25,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Detection on a Ray cluster of two nodes on loopback, one of them killed at work.
+ray-test: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/python -m pytest tests/test_scale_ray.py
+
 study: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
 	$(BIN)/python benchmarks/study/study.py --work study

@@ -62,7 +62,8 @@ def tallied(seen: Seen, mark: Watermark) -> Tally:
     first: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
     for part in parts_of(seen):
         scores = mark.score(part.windows, part.choices)
-        first.append(scores[: shown - sum(map(len, first))])
+        if (wanted := shown - sum(map(len, first))) > 0:
+            first.append(scores[:wanted].copy())  # a view would keep all scores of the part
         voted = part.weights[VOTES] != 0
         documents = part.documents[voted]
         low = int(documents.min(initial=len(cells)))

@@ -140,8 +140,8 @@ class Ray:
             self.started = True
         else:
             self.started = False
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         self.ray = ray
 
     def run(self, task: str, arguments: list[Argument]) -> Iterator[tuple[int, Argument]]:
