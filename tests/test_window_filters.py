@@ -231,3 +231,31 @@ def test_the_command_makes_a_filter_that_detect_takes(tmp_path, served, outputs)
     found = wmark("detect", "outputs.jsonl", "--mark", "ours.wmark", "--ledger", "f", "--json")
     assert "windows served in the ledger" in found["method"]
     assert found["cells"] == len(observe(outputs, MARK, served=served_in(served, MARK)))
+
+
+def test_the_command_takes_an_account_and_a_period(tmp_path):
+    from typer.testing import CliRunner
+    from wmark_cli.main import app
+
+    shared = Watermark(GreenList(window=2), KEY, accounts=Accounts(0.5))
+    shared.save(tmp_path / "ours.wmark")
+    for name in ("one", "two", "two"):
+        ledger(tmp_path / "l", shared.account(name, epoch="2026"), RNG.integers(0, 40, (2, 40)))
+    place, mark = str(tmp_path / "l"), str(tmp_path / "ours.wmark")
+
+    def run(*given, code=0):
+        done = CliRunner().invoke(app, ["ledger", *given])
+        assert done.exit_code == code, done.output
+        return done
+
+    both = ("--mark", mark, "--account", "two", "--epoch", "2026")
+    assert json.loads(run("show", place, *both, "--json").stdout)["records"] == 4
+    assert json.loads(run("show", place, *both, "--until", "2001-01-01", "--json").stdout)["records"] == 0
+    assert json.loads(run("show", place, "--mark", mark, "--account", "two", "--json").stdout)["records"] == 0
+    told = json.loads(
+        run("filter", place, *both, "--since", "2001-01-01", "--output", str(tmp_path / "f"), "--json", "-q").stdout
+    )
+    assert told["records"] == 4
+    assert told["chosen"]["since"] == "2001-01-01T00:00:00.000+00:00"
+    assert "--epoch needs --account" in run("show", place, "--epoch", "2026", code=2).stderr
+    assert "--account needs --mark" in run("show", place, "--account", "two", code=2).stderr
