@@ -11,18 +11,59 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast, overload
+
+import numpy as np
 
 from watermark.errors import ExtraMissing, OutputsInvalid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FIELDS = ("id", "prompt", "text", "token_ids", "prompt_token_ids", "logprobs", "meta")
 _MAX_LINE = 64 * 2**20
 _LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+UINT32 = "I" if array("I").itemsize == 4 else "L"
 _ZSTD, _GZIP, _PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
+
+
+class Ids(Sequence[int]):
+    """Token ids that lie in an array, (n,) uint32; to all who read them they are a tuple."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, ids: NDArray[np.uint32]) -> None:
+        self.array = ids
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, at: int | slice) -> int | tuple[int, ...]:
+        return tuple(self.array[at].tolist()) if isinstance(at, slice) else int(self.array[at])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.array.tolist())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, (Ids, tuple)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
 
 
 @dataclass(frozen=True)
@@ -35,9 +76,9 @@ class Output:
 
     id: str
     text: str | None = None
-    token_ids: tuple[int, ...] | None = None
+    token_ids: Sequence[int] | None = None
     prompt: str | None = None
-    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_token_ids: Sequence[int] | None = None
     messages: tuple[dict[str, str], ...] | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
 
@@ -306,9 +347,35 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     parquet = _pyarrow("pyarrow.parquet", path)
     try:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+            yield from _rows(batch)
     except (OSError, ValueError) as error:
         raise OutputsInvalid(f"{path} is not readable Parquet: {error}") from None
+
+
+def _rows(batch: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a record batch; lists of token ids stay in its arrays."""
+    columns = [_arrays(column) or column.to_pylist() for column in batch.columns]
+    return (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _arrays(column: Any) -> list[Ids | None] | None:
+    """A column of lists as ids; None for any other column, and for one with numbers that are no ids."""
+    import pyarrow
+
+    kind = column.type
+    lists = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
+    if not lists or not pyarrow.types.is_integer(kind.value_type):
+        return None
+    offsets = column.offsets.to_numpy()
+    values = column.values[int(offsets[0]) : int(offsets[-1])]
+    if values.null_count:
+        return None
+    flat = values.to_numpy()
+    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < 2**32:
+        return None
+    ids, bounds = flat.astype(np.uint32, copy=False), (offsets - offsets[0]).tolist()
+    present = column.is_valid().to_pylist()
+    return [Ids(ids[bounds[n] : bounds[n + 1]]) if there else None for n, there in enumerate(present)]
 
 
 def _arrow_rows(folder: Path) -> Iterator[dict[str, Any]]:
@@ -325,7 +392,7 @@ def _arrow_rows(folder: Path) -> Iterator[dict[str, Any]]:
         try:
             with path.open("rb") as stream:
                 for batch in ipc.open_stream(stream):
-                    yield from batch.to_pylist()
+                    yield from _rows(batch)
         except (OSError, ValueError) as error:
             raise OutputsInvalid(f"{path} is not a readable Arrow file: {error}") from None
 
@@ -339,10 +406,19 @@ def _pyarrow(module: str, path: Path) -> Any:
         raise ExtraMissing("pyarrow", "scale", f"reading {path.name}") from None
 
 
-def _ids(values: Any, where: str, name: str) -> tuple[int, ...]:
-    if not isinstance(values, list) or any(type(i) is not int or not 0 <= i < 2**32 for i in values):
-        raise OutputsInvalid(f"{where}: {name!r} should be a list of token ids (whole numbers from 0)")
-    return tuple(values)
+def _ids(values: Any, where: str, name: str) -> Ids:
+    if isinstance(values, Ids):
+        return values
+    if not isinstance(values, list) or not set(map(type, values)) <= {int}:
+        raise _no_ids(where, name)
+    try:
+        return Ids(np.frombuffer(array(UINT32, values), dtype=np.uint32))
+    except OverflowError:
+        raise _no_ids(where, name) from None
+
+
+def _no_ids(where: str, name: str) -> OutputsInvalid:
+    return OutputsInvalid(f"{where}: {name!r} should be a list of token ids (whole numbers from 0)")
 
 
 def _check_characters(text: str, where: str, name: str) -> None:

@@ -10,13 +10,22 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from watermark.errors import OutputsInvalid
 from watermark.files import canonical_json
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from watermark.chunks import Chunks
+
 DEMO = "demo"
+_MUCH = 1 << 17  # characters from which on looking up what recurs is worth its preparation
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,34 @@ class Tokenizer:
             "".join(texts).encode()
         except UnicodeEncodeError:
             raise OutputsInvalid("a text holds half a character (a lone surrogate); was it cut short?") from None
-        if hasattr(self._backend, "encode_batch"):
-            return [e.ids for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+        if hasattr(self._backend, "encode_batch_fast"):
+            return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         encoded: list[list[int]] = self._backend(list(texts), add_special_tokens=False)["input_ids"]
         return encoded
+
+    def arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """As `encode`, one array a text; of many texts, words that recur are encoded once (`watermark.chunks`)."""
+        import numpy as np
+
+        few = "_chunks" not in vars(self) and sum(map(len, texts)) < _MUCH
+        if few or self._chunks is None:
+            return [np.array(ids, dtype=np.uint32) for ids in self.encode(texts)]
+        try:
+            ids, ends = self._chunks.encode(texts)
+        except UnicodeEncodeError:
+            raise OutputsInvalid("a text holds half a character (a lone surrogate); was it cut short?") from None
+        return [ids[start:end] for start, end in pairwise([0, *ends.tolist()])]
+
+    @cached_property
+    def _chunks(self) -> Chunks | None:
+        from watermark.chunks import Chunks
+
+        return Chunks.of(self._backend) if hasattr(self._backend, "encode_batch_fast") else None
+
+    @property
+    def writes_bytes(self) -> bool:
+        """Whether the text of some ids is that of their bytes end to end."""
+        return type(getattr(self._backend, "decoder", None)).__name__ == "ByteLevel"
 
     def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of ids."""

@@ -23,14 +23,16 @@ _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _WORD = re.compile(r"[^\W_]+")
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")  # soft hyphen, widths of zero
 _BLANK = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
-_STRAIGHT = str.maketrans(
-    {
-        **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"'),
-        **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),
-        **{"\u2026": "...", "\u2010": "-", "\u2011": "-", "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl"},
-        **{"\ufb03": "ffi", "\ufb04": "ffl"},
-    }
-)
+_ODD = re.compile("[\u00a0\u00ad\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff]")  # any of these
+_LEAD = re.compile("[\u00c2-\u00f4]")  # what the first byte of a character in UTF-8 is misread as
+_SMALL, _CAPITAL = re.compile("[a-z]"), re.compile("[A-Z]")
+_STRAIGHT = {
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"'),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),
+    **{"\u2026": "...", "\u2010": "-", "\u2011": "-", "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl"},
+    **{"\ufb03": "ffi", "\ufb04": "ffl"},
+}
+_CURLED = re.compile(f"[{''.join(_STRAIGHT)}]")
 _FEW = 20  # capitals without a small letter that say that a text was shouted
 _BEGINNINGS = 2  # sentences begun without a capital, in a text that has none at all, that say it was lowered
 _FULL, _NARROW = 2, 50  # full lines, and characters of the longest, that say that a text was wrapped
@@ -60,6 +62,8 @@ def turns(text: str) -> list[Turn]:
 
     A dialogue without markers ("User: …") is not taken apart: the teacher may have written it.
     """
+    if "<" not in text and "[/INST]" not in text:
+        return []
     for family in _TEMPLATES:
         found = list(family(text))
         if any(turn.answer for turn in found):
@@ -100,7 +104,7 @@ def _applied(text: str, steps: tuple[Callable[[str], str], ...]) -> str:
 
 def _decoded(text: str) -> str:
     """UTF-8 that was read as Windows-1252 or Latin-1: "donâ€™t"."""
-    return text if text.isascii() else _MISREAD.sub(_utf8, text)
+    return text if text.isascii() or not _LEAD.search(text) else _MISREAD.sub(_utf8, text)
 
 
 def _utf8(found: re.Match[str]) -> str:
@@ -151,6 +155,8 @@ def _joined(text: str) -> str:
 
 def _unquoted(text: str) -> str:
     """A letter's "> " before every line."""
+    if ">" not in text:
+        return text
     lines = text.split("\n")
     full = [line for line in lines if line.strip()]
     if len(full) < 2 or not all(line.startswith(">") for line in full):
@@ -162,7 +168,8 @@ def _visible(text: str) -> str:
     """Composed characters (NFC), one kind of blank, nothing that cannot be seen."""
     if text.isascii():
         return text
-    return _BLANK.sub(" ", _UNSEEN.sub("", unicodedata.normalize("NFC", text)))
+    composed = unicodedata.normalize("NFC", text)
+    return _BLANK.sub(" ", _UNSEEN.sub("", composed)) if _ODD.search(composed) else composed
 
 
 # What editors and people do: a guess, and so read beside the others.
@@ -170,19 +177,23 @@ def _visible(text: str) -> str:
 
 def _straightened(text: str) -> str:
     """Typographers' quotation marks, ellipses and ligatures, which most models write as a keyboard does."""
-    return text if text.isascii() else text.translate(_STRAIGHT)
+    return text if text.isascii() else _CURLED.sub(lambda found: _STRAIGHT[found[0]], text)
 
 
 def _unwrapped(text: str) -> str:
     """Lines that were broken at a width, for the next word would not have fitted; joined if most were."""
+    if text.count("\n") < _FULL:
+        return text
     lines = text.split("\n")
-    width = max(len(line) for line in lines)
+    width = max(map(len, lines))
+    if width < _NARROW:
+        return text
     follows = [bool(a.strip() and b.strip()) for a, b in pairwise(lines)]
     full = [
         both and len(a) + 1 + len(b.split(maxsplit=1)[0]) > width
         for both, (a, b) in zip(follows, pairwise(lines), strict=True)
     ]
-    if width < _NARROW or sum(full) < _FULL or 2 * sum(full) <= sum(follows):
+    if sum(full) < _FULL or 2 * sum(full) <= sum(follows):
         return text
     ends = [" " if joined else "\n" for joined in full]
     return "".join(line + end for line, end in zip(lines, [*ends, ""], strict=True))
@@ -190,6 +201,8 @@ def _unwrapped(text: str) -> str:
 
 def _sentences(text: str) -> str:
     """A text all in capitals, or without any: small letters, with a capital where a sentence begins and for "I"."""
+    if _SMALL.search(text) and _CAPITAL.search(text):
+        return text
     upper, lower = sum(map(str.isupper, text)), sum(map(str.islower, text))
     shouted = upper >= _FEW and not lower
     if not shouted and (upper or len(_BEGUN.findall(text)) < _BEGINNINGS):

@@ -12,7 +12,7 @@ from watermark.observe.restored import restored, turns
 if TYPE_CHECKING:
     from watermark.outputs import Output
 
-    Given = tuple[tuple[int, ...] | None, str | None]
+    Given = tuple[Sequence[int] | None, str | None]
 
 LONGER = 0.03  # a reading that takes so many more tokens than another is left out: nobody wrote it so
 
@@ -71,6 +71,13 @@ def likely(rows: Sequence[Row], answers: Sequence[Any]) -> Iterator[tuple[Row, A
     """
     for _, group in groupby(zip(rows, answers, strict=True), key=lambda each: (each[0].document, each[0].turn)):
         readings = list(group)
-        most = (1 + LONGER) * min(len(ids or ()) for _, ids in readings)
-        kept = [(row, ids) for row, ids in readings if len(ids or ()) <= most]
+        if len(readings) == 1:
+            yield (*readings[0], True)
+            continue
+        most = (1 + LONGER) * min(_length(ids) for _, ids in readings)
+        kept = [(row, ids) for row, ids in readings if _length(ids) <= most]
         yield from ((row, ids, number == 0) for number, (row, ids) in enumerate(kept))
+
+
+def _length(ids: Any) -> int:
+    return 0 if ids is None else len(ids)

@@ -16,9 +16,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,8 @@ import numpy as np
 from watermark import prf
 from watermark.errors import OutputsInvalid, ProfileMismatch
 from watermark.ledger.filters import WindowFilter, served_among
-from watermark.observe.restored import bare
+from watermark.observe.restored import Bare, bare
+from watermark.outputs import UINT32, Ids
 from watermark.schemes import keyless
 
 if TYPE_CHECKING:
@@ -34,8 +36,12 @@ if TYPE_CHECKING:
 
     from watermark.ledger import Record
     from watermark.mark import Watermark
+    from watermark.observe.compiled import Copies
     from watermark.outputs import Output
     from watermark.tokenizer import Tokenizer
+
+    Laid = tuple[NDArray[Any], NDArray[np.int64]]
+    Given = Sequence[tuple[Sequence[int] | None, str | None]]
 
 MINIMUM_CELLS = 50
 START = "no full window before it"
@@ -47,6 +53,8 @@ OTHER_KEY = "window of another key"
 KEYLESS = "window that no key changes"
 EARLIER = "window earlier in the same answer"
 _LOOKED_AT, _SPELT = 4, 256  # answers and ids that are spelt to see whether they are the text's
+UNKNOWN = 2  # whether a window stands in a prompt, where it was not found out
+MANY = 1 << 18  # ids from which on compiled passes are worth their start
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,14 @@ class Position:
     documents: NDArray[np.int64]
     positions: NDArray[np.int64]
     names: NDArray[np.uint64]
+
+    def where(self, keep: NDArray[np.bool_]) -> Position:
+        """Those that are kept."""
+        if keep.all():
+            return self
+        return Position(
+            self.windows[keep], self.choices[keep], self.documents[keep], self.positions[keep], self.names[keep]
+        )
 
 
 @dataclass
@@ -79,14 +95,50 @@ class Rules:
     first: bool = False
     loosely: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
+    seen: int = field(default=0, init=False)
 
     def scorable(self, answers: list[Any], prompts: list[Any], texts: list[str]) -> Position:
         """The positions that may be scored.
 
         answers, prompts: ids of each answer and its prompt, None where unknown; texts: the prompts as text.
         """
+        said, asked = end_to_end(answers), end_to_end(prompts)
+        self.seen += len(said[0])
+        if self.first or said[0].dtype != np.uint32 or asked[0].dtype != np.uint32 or not self._compiled:
+            return self._scorable(said, asked, texts)
+        from watermark.observe import compiled
+
+        unfit = self._unfit(*said)
+        found = compiled.scan(*said, self.mark.scheme.window, self.mark.special_ids, unfit, *asked)
+        for reason, count in zip((START, SPECIAL, OTHER_KEY, KEYLESS, PROMPTED), found.left, strict=True):
+            self._skip(reason, count)
+        kept = Position(found.windows, found.choices, found.documents, found.positions, found.names)
+        copied = self._in_prompt_text(
+            kept.windows, kept.names, kept.documents, texts, np.ones(len(kept.choices), dtype=bool)
+        )
+        self._skip(PROMPTED, int(copied.sum()))
+        kept = kept.where(~copied)
+        if self.served is None:
+            return kept
+        served = served_among(kept.names, self.served)
+        self._skip(UNSERVED, int((~served).sum()))
+        return kept.where(served)
+
+    def _unfit(self, ids: NDArray[np.uint32], bounds: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """For each id 0, 1 if its window goes to another key, 2 if no key changes it; empty where all are fit."""
         h = self.mark.scheme.window
-        ids, owner, position = laid_out(answers)
+        if (self.mark.accounts is None and not hasattr(self.mark.scheme, "keyless")) or len(ids) <= h:
+            return np.empty(0, dtype=np.uint8)
+        windows = np.lib.stride_tricks.sliding_window_view(ids.astype(np.int64), h)[: len(ids) - h]
+        other, without = ~self.mark.owned(windows), keyless(self.mark.scheme, windows)
+        unfit = np.zeros(len(ids), dtype=np.uint8)
+        unfit[h:] = np.where(other, 1, np.where(without, 2, 0))
+        return unfit
+
+    def _scorable(self, said: Laid, asked: Laid, texts: list[str]) -> Position:
+        """As `scorable`: the rules in numpy."""
+        h = self.mark.scheme.window
+        ids, owner, position = placed(*said)
         self._skip(START, int((position < h).sum()))
         at = np.flatnonzero(position >= h)
         windows = np.stack([ids[at - h + i] for i in range(h)], axis=1)
@@ -97,7 +149,7 @@ class Rules:
         keep = self._drop(OTHER_KEY, keep, ~self.mark.owned(windows))
         keep = self._drop(KEYLESS, keep, keyless(self.mark.scheme, windows))
         names = prf.window_ids(windows)
-        prompted = keep & np.isin(_owned(names, documents), self._prompt_windows(prompts))
+        prompted = keep & np.isin(_owned(names, documents), self._prompt_windows(asked))
         prompted |= self._in_prompt_text(windows, names, documents, texts, keep & ~prompted)
         keep = self._drop(PROMPTED, keep, prompted)
         if self.first:
@@ -113,16 +165,28 @@ class Rules:
             names[keep],
         )
 
-    def tokenized(self, given: Sequence[tuple[Sequence[int] | None, str | None]]) -> list[Any]:
+    def tokenized(self, given: Given) -> list[Any]:
         """Token ids of each (token_ids, text): ids as they are, text encoded, None where neither is known."""
+        return [
+            None if ids is None else ids.tolist() if isinstance(ids, np.ndarray) else ids for ids in self.read(given)
+        ]
+
+    def read(self, given: Given) -> list[Any]:
+        """As `tokenized`; what was text, or stood in an array, as an array (n,) uint32."""
         texts = [text for ids, text in given if ids is None and text is not None]
         if texts and self.tokenizer is None:
             raise OutputsInvalid(
                 "the outputs are text, and no tokenizer was given to read them with",
                 hint="pass the teacher's model folder as the tokenizer",
             )
-        encoded: Iterator[list[int]] = iter(self.tokenizer.encode(texts) if self.tokenizer else [])
-        return [ids if ids is not None else (None if text is None else next(encoded)) for ids, text in given]
+        known = dict(zip(dict.fromkeys(texts), self._encoded(list(dict.fromkeys(texts))), strict=True))
+        return [
+            (None if text is None else known[text]) if ids is None else ids.array if isinstance(ids, Ids) else ids
+            for ids, text in given
+        ]
+
+    def _encoded(self, texts: list[str]) -> Sequence[NDArray[np.uint32]]:
+        return self.tokenizer.arrays(texts) if self.tokenizer else []
 
     def prompt_texts(self, batch: Sequence[Output]) -> list[str]:
         """Each prompt as text; "" where there is none or no tokenizer to read windows with."""
@@ -136,7 +200,7 @@ class Rules:
     def check_width(self, answers: list[Any]) -> None:
         """Raises ProfileMismatch for a token id beyond the mark's logits."""
         binding = self.mark.binding
-        largest = max((max(a) for a in answers if a is not None and len(a)), default=0)
+        largest = int(end_to_end(answers)[0].max(initial=0))
         if binding and largest >= binding.logits_width:
             raise ProfileMismatch(
                 f"token id {largest} is beyond the mark's {binding.logits_width} logits",
@@ -163,16 +227,16 @@ class Rules:
         self._skip(reason, int((keep & unfit).sum()))
         return keep & ~unfit
 
-    def _prompt_windows(self, prompts: list[Any]) -> NDArray[np.uint64]:
+    def _prompt_windows(self, asked: Laid) -> NDArray[np.uint64]:
         h = self.mark.scheme.window
-        ids, owner, position = laid_out(prompts)
+        ids, owner, position = placed(*asked)
         at = np.flatnonzero(position >= h - 1)
         windows = np.stack([ids[at - h + 1 + i] for i in range(h)], axis=1)
         return _owned(prf.window_ids(windows), owner[at])
 
     def _in_prompt_text(
         self,
-        windows: NDArray[np.int64],
+        windows: NDArray[Any],
         names: NDArray[np.uint64],
         documents: NDArray[np.int64],
         texts: list[str],
@@ -181,18 +245,39 @@ class Rules:
         """Which cells' windows, as text without leading blanks, stand in their answer's prompt."""
         found = np.zeros(len(windows), dtype=bool)
         at = np.flatnonzero(among & np.array([bool(text) for text in texts], dtype=bool)[documents])
+        wholes = [bare(f" {text}") if text else _NOTHING for text in texts] if self.loosely and len(at) else []
+        if len(at) and windows.dtype == np.uint32 and self._copies is not None:
+            given = windows[at], documents[at]
+            copied = self._copies.found_bare(*given, wholes) if self.loosely else self._copies.found(*given, texts)
+            found[at], at = copied == 1, at[copied == UNKNOWN]
         if self.tokenizer is None or not len(at):
             return found
         _, first, which = np.unique(names[at], return_index=True, return_inverse=True)
         read = self.tokenizer.texts(windows[at[first]].tolist())
         pairs = zip(which.tolist(), documents[at].tolist(), strict=True)
         if self.loosely:
-            parts, wholes = [bare(text) for text in read], [bare(f" {text}") for text in texts]
+            parts = [bare(text) for text in read]
             found[at] = [wholes[d].holds(parts[i]) for i, d in pairs]
             return found
         read = [text.lstrip() for text in read]
         found[at] = [read[i] in texts[d] for i, d in pairs]
         return found
+
+    @property
+    def _compiled(self) -> bool:
+        return self.seen >= MANY and prf.backend() == "numba"
+
+    @cached_property
+    def _copies(self) -> Copies | None:
+        """What compares windows with prompts as text in one pass, where the tokenizer's decoder writes bytes."""
+        if self.tokenizer is None or not self.tokenizer.writes_bytes:
+            return None
+        from watermark.observe.compiled import Copies
+
+        return Copies(self.tokenizer.pieces, self.tokenizer.size)
+
+
+_NOTHING = Bare("", frozenset())
 
 
 def _alike(said: str, text: str) -> bool:
@@ -216,14 +301,33 @@ def require_record(record: Record, mark: Watermark) -> list[int]:
     return record.token_ids
 
 
-def laid_out(rows: list[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """(ids, owner, position) of all rows laid end to end; a row may be None."""
-    lengths = np.array([0 if row is None else len(row) for row in rows], dtype=np.int64)
-    total = int(lengths.sum())
-    ids = np.fromiter(chain.from_iterable(() if row is None else row for row in rows), dtype=np.int64, count=total)
-    owner = np.repeat(np.arange(len(rows), dtype=np.int64), lengths)
-    starts = np.cumsum(lengths) - lengths
-    return ids, owner, np.arange(total, dtype=np.int64) - starts[owner]
+def end_to_end(rows: Sequence[Any]) -> Laid:
+    """(ids of all rows end to end, where each begins, with the end of the last); a row may be None.
+
+    The ids are uint32, or int64 where one of them does not fit.
+    """
+    arrays = [_array(row) for row in rows if row is not None and len(row)]
+    bounds = np.cumsum([0, *(0 if row is None else len(row) for row in rows)], dtype=np.int64)
+    whole = all(each.dtype == np.uint32 for each in arrays)
+    kind = np.uint32 if whole else np.int64
+    return np.concatenate([np.empty(0, dtype=kind), *arrays]).astype(kind, copy=False), bounds
+
+
+def _array(row: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
+    if isinstance(row, np.ndarray) and row.dtype == np.uint32:
+        return row
+    try:
+        return np.frombuffer(array(UINT32, row), dtype=np.uint32)
+    except (OverflowError, TypeError):
+        return np.asarray(row, dtype=np.int64)
+
+
+def placed(
+    ids: NDArray[Any], bounds: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(ids, owner, position) of rows laid end to end."""
+    owner = np.repeat(np.arange(len(bounds) - 1, dtype=np.int64), np.diff(bounds))
+    return ids.astype(np.int64), owner, np.arange(len(ids), dtype=np.int64) - bounds[:-1][owner]
 
 
 def _owned(names: NDArray[np.uint64], owner: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from watermark import prf
 from watermark.errors import TooFewObservations
 from watermark.observe.rows import likely, rows_of
-from watermark.observe.rules import MINIMUM_CELLS, REPEATED, Rules
+from watermark.observe.rules import MANY, MINIMUM_CELLS, REPEATED, Rules, end_to_end
 from watermark.schemes import canonical
 
 if TYPE_CHECKING:
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
     from watermark.ledger.filters import WindowFilter
     from watermark.mark import Watermark
+    from watermark.observe.compiled import Met
     from watermark.observe.rows import Row
     from watermark.outputs import Output
+    from watermark.schemes import Scheme
     from watermark.tokenizer import Tokenizer
 
-    _Read = tuple[Row, list[int]]
+    _Read = tuple[Row, Any]
+    _Part = tuple[NDArray[Any], ...]
 
 VOTES = "votes"
 SAMPLED = 4
@@ -97,6 +100,7 @@ def observe(
     stream = iter(outputs)
     while batch := tuple(islice(stream, BATCH)):
         reader.read(batch)
+        reader.settle()
         if progress is not None:
             progress(len(reader.names))
     return reader.finish()
@@ -104,20 +108,25 @@ def observe(
 
 @dataclass
 class Reader:
-    """Reads batches of answers into cells. rules: for answers as they came. `loosely`: for readings with changes undone. `aside`: for further readings."""
+    """Reads batches of answers into cells.
+
+    rules: for answers as they came. `loosely`: for readings with changes undone. `aside`: for further readings.
+    parts: what was read and not yet settled.
+    """
 
     rules: Rules
     names: list[str] = field(default_factory=list)
     prompts_known: int = 0
     templated: int = 0
     restored: int = 0
-    parts: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
+    parts: list[_Part] = field(default_factory=list)
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
     shown: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.loosely = replace(self.rules, loosely=True)  # what it leaves out counts as well
         self.aside = replace(self.loosely, skipped={})
+        self.distinct = Distinct(self.rules.mark.scheme)
 
     def read(self, batch: tuple[Output, ...]) -> None:
         first = len(self.names)
@@ -125,7 +134,7 @@ class Reader:
         self.rules.check_spelling(batch)
         asked = self.rules.prompt_texts(batch)
         rows = [row for n, output in enumerate(batch) for row in rows_of(n, output, asked[n])]
-        kept = list(likely(rows, self.rules.tokenized([row.given for row in rows])))
+        kept = list(likely(rows, self.rules.read([row.given for row in rows])))
         self.rules.check_width([ids for _, ids, _ in kept])
         self.prompts_known += len({row.document for row in rows if row.prompts})
         self.templated += len({row.document for row in rows if row.templated})
@@ -136,39 +145,39 @@ class Reader:
             (self.loosely, [(row, ids) for row, ids, main in kept if main and row.reading]),
             (self.aside, [(row, ids) for row, ids, main in kept if not main]),
         )
-        parts = zip(
-            *(_cells(rules, read, {} if rules is self.aside else starts) for rules, read in groups), strict=True
-        )
-        windows, choices, documents, positions = map(np.concatenate, parts)
-        order = np.argsort(documents, kind="stable")
-        self.parts.append((windows[order], choices[order], documents[order] + first, positions[order]))
+        parts = [_cells(rules, read, {} if rules is self.aside else starts) for rules, read in groups if read]
+        windows, choices, documents, positions = _in_order(parts) if len(parts) > 1 else parts[0]
+        self.parts.append((windows, choices, documents + first, positions))
 
     def _measure(self, read: list[_Read], batch: tuple[Output, ...]) -> dict[tuple[int, int], int]:
         """Notes each answer's length and shows the first ones; returns where in its answer each turn starts."""
-        said: list[list[int]] = [[] for _ in batch]
-        starts = {}
+        lengths, starts = [0] * len(batch), {}
+        said: list[list[Any]] = [[] for _ in batch[: SAMPLED - len(self.shown)]]
         for row, ids in read:
-            starts[row.document, row.turn] = len(said[row.document])
-            said[row.document] += ids
-        self.lengths.append(np.array([len(ids) for ids in said], dtype=np.int64))
-        for output, tokens in zip(batch[: SAMPLED - len(self.shown)], said, strict=False):
-            self.shown.append((output.id, np.asarray(tokens, dtype=np.int64)))
+            starts[row.document, row.turn] = lengths[row.document]
+            lengths[row.document] += 0 if ids is None else len(ids)
+            if row.document < len(said):
+                said[row.document].append(ids)
+        self.lengths.append(np.array(lengths, dtype=np.int64))
+        for output, tokens in zip(batch, said, strict=False):
+            self.shown.append((output.id, end_to_end(tokens)[0].astype(np.int64)))
         return starts
+
+    def settle(self) -> None:
+        """Keeps of what was read the cells that are met for the first time."""
+        for part in self.parts:
+            self.distinct.add(part)
+        self.parts.clear()
 
     def cells(self) -> tuple[NDArray[Any], ...]:
         """(windows, choices, documents, positions) of all cells that may be scored, each as often as it stands."""
-        h = self.rules.mark.scheme.window
-        empty = (np.empty((0, h), np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64), np.empty(0, np.int64))
-        return tuple(np.concatenate(part) for part in zip(empty, *self.parts, strict=True))
+        return _joined(self.rules.mark.scheme, self.parts)
 
     def finish(self) -> Observations:
-        windows, choices, documents, positions = self.cells()
-        _, kept = np.unique(prf.cell_ids(*canonical(self.rules.mark.scheme, windows, choices)), return_index=True)
-        kept.sort()
-        own = positions >= 0
-        skipped = self.rules.skipped | {REPEATED: int(own.sum() - own[kept].sum())}
-        require_cells(len(kept), filtered=self.rules.served is not None)
-        windows, choices, documents, positions = windows[kept], choices[kept], documents[kept], positions[kept]
+        self.settle()
+        windows, choices, documents, positions = self.distinct.finish()
+        skipped = self.rules.skipped | {REPEATED: self.distinct.repeated}
+        require_cells(len(choices), filtered=self.rules.served is not None)
         return Observations(
             windows=windows,
             choices=choices,
@@ -185,19 +194,82 @@ class Reader:
         )
 
 
-def _cells(rules: Rules, read: list[_Read], starts: dict[tuple[int, int], int]) -> tuple[NDArray[Any], ...]:
+@dataclass
+class Distinct:
+    """Cells that were met for the first time, by what the scheme's keyed function uses of them (rule 1).
+
+    repeated: how many of the answers' own cells were met before.
+    """
+
+    scheme: Scheme
+    repeated: int = 0
+    waiting: list[_Part] = field(default_factory=list)
+    kept: list[_Part] = field(default_factory=list)
+    met: Met | None = None
+
+    def add(self, part: _Part) -> None:
+        """Takes cells (windows, choices, documents, positions) in reading order."""
+        self.waiting.append(part)
+        if sum(len(choices) for _, choices, *_ in self.waiting) >= MANY and prf.backend() == "numba":
+            self._sift()
+
+    def finish(self) -> _Part:
+        """All distinct cells in reading order."""
+        if self.met is not None:
+            self._sift()
+            return _joined(self.scheme, self.kept)
+        windows, choices, documents, positions = _joined(self.scheme, self.waiting)
+        _, first = np.unique(prf.cell_ids(*canonical(self.scheme, windows, choices)), return_index=True)
+        first.sort()
+        self.repeated += int((positions >= 0).sum() - (positions[first] >= 0).sum())
+        return windows[first], choices[first], documents[first], positions[first]
+
+    def _sift(self) -> None:
+        from watermark.observe.compiled import Met
+
+        self.met = self.met or Met()
+        for windows, choices, documents, positions in self.waiting:
+            new = self.met.new(*canonical(self.scheme, windows, choices))
+            self.repeated += int((positions[~new] >= 0).sum())
+            self.kept.append((windows[new], choices[new], documents[new], positions[new]))
+        self.waiting.clear()
+
+
+def _joined(scheme: Scheme, parts: list[_Part]) -> _Part:
+    empty = (
+        np.empty((0, scheme.window), np.uint32),
+        np.empty(0, np.uint32),
+        np.empty(0, np.int64),
+        np.empty(0, np.int64),
+    )
+    return tuple(np.concatenate(column) for column in zip(empty, *parts, strict=True))
+
+
+def _in_order(parts: list[_Part]) -> _Part:
+    """Cells of several readings by their answers, those of one reading before those of the next."""
+    windows, choices, documents, positions = map(np.concatenate, zip(*parts, strict=True))
+    order = np.argsort(documents, kind="stable")
+    return windows[order], choices[order], documents[order], positions[order]
+
+
+def _cells(rules: Rules, read: list[_Read], starts: dict[tuple[int, int], int]) -> _Part:
     """(windows, choices, documents, positions) of what may be scored.
 
     starts: where in its answer each turn starts. positions: of the scored tokens in their answers; -1 without `starts`.
     """
     rows = [row for row, _ in read]
-    asked = iter(rules.tokenized([prompt for row in rows for prompt in row.prompts]))
-    prompts = [list(chain.from_iterable(islice(asked, len(row.prompts)))) or None for row in rows]
+    asked = iter(rules.read([prompt for row in rows for prompt in row.prompts]))
+    prompts = [_one(list(islice(asked, len(row.prompts)))) for row in rows]
     found = rules.scorable([ids for _, ids in read], prompts, [row.asked for row in rows])
     start = np.array([starts.get((row.document, row.turn), 0) for row in rows], dtype=np.int64)
     document = np.array([row.document for row in rows], dtype=np.int64)
     positions = found.positions + start[found.documents] if starts else np.full_like(found.positions, -1)
     return found.windows, found.choices, document[found.documents], positions
+
+
+def _one(readings: list[Any]) -> Any:
+    """The readings of one prompt end to end."""
+    return readings[0] if len(readings) == 1 else end_to_end(readings)[0]
 
 
 def require_cells(count: int, *, filtered: bool) -> None:
