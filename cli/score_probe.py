@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,6 +47,15 @@ def probe(
     surrogates: Annotated[
         Path | None, typer.Option(help="Surrogates' predictions, with --stop-at; see `wmark scores detect`.")
     ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="The plan these inputs are asked under; the query log's first line names it.")
+    ] = None,
+    exploratory: Annotated[
+        bool, typer.Option("--exploratory", help="Depart from the plan; the query log says so.")
+    ] = False,
+    authority: Annotated[
+        list[Path] | None, typer.Option(help="Certificate of the authority that stamped the plan; may be repeated.")
+    ] = None,
     json: JsonOut = False,
     quiet: Quiet = False,
 ) -> None:
@@ -60,6 +69,8 @@ def probe(
         raise typer.BadParameter("--stop-at LEVEL, --mark FILE and --clean FILE go together, --surrogates with them")
     if stop_at is not None and not 0 < stop_at < 1:
         raise typer.BadParameter(f"--stop-at is a level between 0 and 1, found {stop_at}")
+    if plan is None and (exploratory or authority):
+        raise typer.BadParameter("--exploratory and --authority go with --plan")
     from dataclasses import asdict
 
     from watermark.probe import Limits
@@ -70,6 +81,7 @@ def probe(
     whole = served_inputs(inputs) if is_score_ledger(inputs) else read_columns(inputs)
     asked = _chosen(whole, listed(columns), inputs)
     watch = None if mark is None else watching(mark, whole, clean, surrogates, stop_at, listed(classes))
+    said = None if plan is None else noted(plan, output, mark, stop_at, exploratory, authority or [])
     done = ask_scores(
         open_scorer(
             suspect,
@@ -84,6 +96,7 @@ def probe(
         limits=Limits(concurrency, rate, retries, max_requests=max_requests),
         twice=twice,
         stop=watch,
+        plan=said,
         progress=console.progress(len(asked), quiet=quiet),
     )
     console.clear()
@@ -96,6 +109,18 @@ def probe(
         console.emit(asdict(done) | ({} if watch is None else {"log10_e": watch.log10_e}))
     if done.ended == "some unanswered":
         raise typer.Exit(1)
+
+
+def noted(
+    plan: Path, output: Path, mark: Path | None, stop_at: float | None, exploratory: bool, authorities: list[Path]
+) -> dict[str, Any]:
+    """What the query log says of the plan."""
+    from watermark.scoring.mark import ScoreWatermark
+    from watermark.scoring.plan import before_asking_scores, read_score_dated
+
+    used = None if mark is None else ScoreWatermark.load(mark)
+    dated = read_score_dated(plan, authorities=authorities)
+    return before_asking_scores(dated, output=output, mark=used, stop_at=stop_at, exploratory=exploratory)
 
 
 def watching(

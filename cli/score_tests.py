@@ -114,10 +114,10 @@ def detect(
     _check_training(surrogates, train_on, train_answers, keep_surrogates)
     from watermark.scoring.detect import detect_scores
     from watermark.scoring.mark import ScoreWatermark
-    from watermark.scoring.plan import read_score_plan
+    from watermark.scoring.plan import read_score_dated
     from watermark.scoring.tables import answered_rows, read_columns, truth_of
 
-    fixed = None if plan is None else read_score_plan(plan)
+    fixed = None if plan is None else read_score_dated(plan)
     used, say, labels = ScoreWatermark.load(mark), stages(quiet=quiet), listed(classes)
     used = used.account(account, epoch=epoch) if account else used
     others = {name: Path(path) for name, path in named(control or []).items()}
@@ -227,7 +227,8 @@ def plan(
     )
     console.clear()
     made.save(output)
-    console.say(f"plan written to {output}; note its digest where its date can be shown: {made.digest}")
+    console.say(f"plan written to {output}, digest {made.digest}; its date is your word until it is stamped:")
+    console.say(f"  wmark evidence timestamp {output} --authority ADDRESS    before anything is asked")
     if json:
         console.emit(made.to_json())
     else:

@@ -1,5 +1,6 @@
 """Scores, from a mark to evidence: answers as they come, cases, plans, accounts, calibration."""
 
+import itertools
 import json
 import os
 import stat
@@ -21,6 +22,8 @@ from watermark.errors import (
     TooFewObservations,
 )
 from watermark.keys import Key, decoy_keys
+from watermark.probe.scores import CallableScorer, ask_scores
+from watermark.report.scores import verify_scores
 from watermark.scores import Basis, Direction, table
 from watermark.scoring.answers import suspect_answers
 from watermark.scoring.attribute import ScoreAttribution, attribute_scores
@@ -29,7 +32,7 @@ from watermark.scoring.case import Case, read_case
 from watermark.scoring.detect import detect_scores, look_points, refuse_labels_alone
 from watermark.scoring.evidence import ScoreEvidence
 from watermark.scoring.mark import ScoreWatermark, load_basis, save_basis, save_score_profile
-from watermark.scoring.plan import plan_scores, read_score_plan
+from watermark.scoring.plan import before_asking_scores, plan_scores, read_score_plan
 from watermark.scoring.surrogates import train
 from watermark.stats.sphere import log10_pvalue
 
@@ -293,6 +296,47 @@ def test_a_plan_holds_a_run_to_key_basis_and_inputs(world, exposed, tmp_path):
     assert not any("no plan" in note for note in kept.notes)
     with pytest.raises(PlanMismatch, match="not written over"):
         plan.save(tmp_path / "plan.json")
+
+
+def test_a_plan_of_scores_is_older_than_the_first_question_or_the_run_is_exploratory(world, exposed, tmp_path):
+    """By the log that names it; another log, another plan, or a plan that is younger, is refused by name."""
+    mark, _, _, probes, b, predictions = world
+    plan = plan_scores(mark, probes, b, surrogates=predictions)
+    runs = (tmp_path / f"said-{number}.csv" for number in itertools.count())
+
+    def tested(said: dict | None, **options):
+        path = next(runs)
+        scorer = CallableScorer(lambda rows: exposed[0][: len(rows)])
+        ask_scores(scorer, table(probes[:8]), path, twice=0, plan=said)
+        return detect_scores(
+            mark,
+            probes,
+            exposed[0],
+            b,
+            surrogates=predictions,
+            plan=plan,
+            files={"answers": path},
+            decoys=99,
+            **options,
+        )
+
+    named = before_asking_scores(plan, output=tmp_path / "said-0.csv")
+    kept = tested(named)
+    assert (kept.plan["status"], kept.plan["named_in_log"]) == ("confirmatory", True)
+    assert kept.plan["since"]["by"] == "its maker's word"
+    with pytest.raises(PlanMismatch, match="the query log names no plan, and this one bears no time stamp"):
+        tested(None)
+    with pytest.raises(PlanMismatch, match="asked under another plan"):
+        tested(named | {"digest": "0" * 64})
+    young = replace(plan, created="2999-01-01T00:00:00+00:00")
+    with pytest.raises(PlanMismatch, match="which is yet to come"):
+        before_asking_scores(young, output=tmp_path / "other.csv")
+    loose = tested(None, exploratory=True)
+    assert (loose.plan["status"], len(loose.plan["by_dates"])) == ("exploratory", 1)
+    with pytest.raises(PlanMismatch, match="stopping rule is e-process, planned none; level is 0.5, planned 0.001"):
+        before_asking_scores(plan, output=tmp_path / "other.csv", stop_at=0.5)
+    plan.save(tmp_path / "plan.json")
+    assert verify_scores(loose, plan=tmp_path / "plan.json")[-1].name == "plan"
 
 
 def test_an_accuser_who_picks_afterwards_is_refused(world, exposed):

@@ -174,6 +174,7 @@ def ask_scores(
     limits: Limits | None = None,
     twice: int = 5,
     stop: Stop | None = None,
+    plan: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> AskedScores:
     """Asks for a score of every row of `inputs` (see `scores.table`), those without one in `output` yet.
@@ -181,9 +182,10 @@ def ask_scores(
     suspect: from `open_scorer`, or any function of a batch, see `CallableScorer`. output: .csv or .parquet, one row for
     each input, empty where there is no answer; it is written however the run ends. batch: rows in one request.
     classes: order of the columns where the suspect names its classes. twice: so many inputs are asked twice first.
-    stop: shown the answers so far, from the first input on; returns how many are enough, or None. Raises OutputsInvalid
-    if the suspect cannot be asked (what came before is kept), LedgerInvalid if the log does not verify or belongs to
-    another run, RunInterrupted on Ctrl-C.
+    stop: shown the answers so far, from the first input on; returns how many are enough, or None. plan: what
+    `scoring.plan.before_asking_scores` says of the plan they are asked under, for the log's first line. Raises
+    OutputsInvalid if the suspect cannot be asked (what came before is kept), LedgerInvalid if the log does not verify
+    or belongs to another run, RunInterrupted on Ctrl-C.
     """
     output, limits, inputs = Path(output), limits or Limits(), table(inputs)
     asked = _scorer(suspect)
@@ -192,7 +194,7 @@ def ask_scores(
     if output.suffix not in (".csv", ".parquet"):
         raise OutputsInvalid(f"answers are written to .csv or .parquet, found {output.name!r}")
     made = _Batches(inputs, asked, batch, classes, stop)
-    with contextlib.closing(_log(output, made)) as log, answer_file(batches_path(output)) as answers:
+    with contextlib.closing(_log(output, made, plan)) as log, answer_file(batches_path(output)) as answers:
         watch = None if stop is None else made.watch
         run = Run(asked, log, answers, limits=limits, batch=1, stop=watch, progress=_by_rows(progress, made))
         try:
@@ -240,7 +242,7 @@ def _ask(run: Run, made: _Batches, twice: int) -> str:
         return run.probe(questions) if ended == "all answered" else ended
 
 
-def _log(output: Path, made: _Batches) -> QueryLog:
+def _log(output: Path, made: _Batches, plan: dict[str, Any] | None) -> QueryLog:
     """The log beside the answers; the first line says what was asked of whom."""
     path = log_path(output)
     if output.exists() and output.stat().st_size and not path.exists():
@@ -254,6 +256,7 @@ def _log(output: Path, made: _Batches) -> QueryLog:
         "inputs": {"rows": len(made.inputs), "columns": made.inputs.names, "sha256": digest},
         "batch": made.size,
         "watched": made.stop is not None,
+        "plan": plan,
     }
     return QueryLog(path, settings)
 

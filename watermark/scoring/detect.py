@@ -24,7 +24,7 @@ from watermark.keys import Key, decoy_keys
 from watermark.scores.direction import cosine
 from watermark.scoring.case import Case, look_points, read_case
 from watermark.scoring.evidence import Carried, Cost, KeyTest, Look, ScoreControl, ScoreEvidence, Shown
-from watermark.scoring.plan import ALPHA, Run, ScorePlan, hold
+from watermark.scoring.plan import ALPHA, Run, ScoreDated, ScoreHeld, ScorePlan, hold
 from watermark.scoring.residual import Residual, channels_of, key_free
 from watermark.stats.laws import Alternative
 from watermark.stats.rank import rank_pvalue
@@ -66,7 +66,7 @@ def detect_scores(
     alternative: Alternative = "greater",
     decoys: int = 999,
     stopped: bool = False,
-    plan: ScorePlan | None = None,
+    plan: ScorePlan | ScoreDated | None = None,
     exploratory: bool = False,
     files: Mapping[str, str | Path] | None = None,
     case: str | Path | None = None,
@@ -116,7 +116,7 @@ def detect_case(
     alternative: Alternative = "greater",
     decoys: int = 999,
     stopped: bool = False,
-    plan: ScorePlan | None = None,
+    plan: ScorePlan | ScoreDated | None = None,
     exploratory: bool = False,
     truth: Any | None = None,
     files: Mapping[str, str | Path] | None = None,
@@ -130,7 +130,7 @@ def detect_case(
         logged = False  # the mark has no part for single inputs: fresh and logged inputs are tested alike
     say = progress or (lambda text: None)
     run = Run(mark.key.commitment, found.committed, len(found), alpha, alternative, stopped, logged)
-    held = None if plan is None else hold(plan, run, exploratory=exploratory)
+    held = None if plan is None else hold(plan, run, exploratory=exploratory, answers=(files or {}).get("answers"))
     alpha = held.level if held is not None else alpha or ALPHA
     say("testing the key's direction")
     seed = found.digest
@@ -173,7 +173,7 @@ def detect_case(
         mark=mark.profile(),
         inputs={name: _named(path) for name, path in (files or {}).items()},
         options={"logged": logged, "decoys": decoys},
-        notes=[*found.notes, *_notes(found, log10_p, logged=logged, planned=held is not None)],
+        notes=[*found.notes, *_notes(found, log10_p, logged=logged, planned=held)],
         software=_software(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -386,9 +386,14 @@ def _shown(mark: ScoreWatermark, found: Case) -> list[Shown]:
     ]
 
 
-def _notes(found: Case, log10_p: float, *, logged: bool, planned: bool) -> list[str]:
+def _notes(found: Case, log10_p: float, *, logged: bool, planned: ScoreHeld | None) -> list[str]:
     notes = []
-    if not planned:
+    if planned is not None and planned.dates.get("first_question") is None:
+        notes.append(
+            "no query log stands beside the answers: that the plan is older than the first question is its maker's "
+            "word, and a bundle refuses to call such a run confirmatory"
+        )
+    if planned is None:
         notes.append(
             "no plan was fixed before the suspect was asked: the p-value holds if key, basis and inputs were chosen "
             "without looking at the suspect's answers"

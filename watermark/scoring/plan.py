@@ -6,11 +6,14 @@ JSON, format `wmark-score-plan/1`; it holds the key's commitment, never the key.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from watermark import beforehand
+from watermark.beforehand import Since
 from watermark.errors import PlanMismatch
 from watermark.scores.table import Table
 from watermark.sealed import Refusal, Sealed, read_sealed
@@ -74,16 +77,30 @@ class ScorePlan(Sealed):
 
 
 @dataclass(frozen=True)
+class ScoreDated:
+    """A plan, and since when it was there."""
+
+    plan: ScorePlan
+    since: Since
+
+
+@dataclass(frozen=True)
 class ScoreHeld:
-    """Whether a run kept to its plan: "confirmatory", or "exploratory" with what departed."""
+    """Whether a run kept to its plan: "confirmatory", or "exploratory" with what departed.
+
+    by_dates: those of the departures that dates show, of the plan and of the query log. dates: as `beforehand.told`.
+    """
 
     plan: str
     status: str
     level: float
     mismatches: tuple[str, ...]
+    by_dates: tuple[str, ...] = ()
+    dates: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"digest": self.plan, "status": self.status, "level": self.level, "mismatches": list(self.mismatches)}
+        made = {"digest": self.plan, "status": self.status, "level": self.level, "mismatches": list(self.mismatches)}
+        return made | self.dates | ({"by_dates": list(self.by_dates)} if self.by_dates else {})
 
 
 def plan_scores(
@@ -135,6 +152,48 @@ def read_score_plan(path: str | Path) -> ScorePlan:
     )
 
 
+def read_score_dated(
+    path: str | Path | ScorePlan | ScoreDated, *, authorities: Sequence[str | Path] = ()
+) -> ScoreDated:
+    """Reads a plan and the time stamp beside it, as `plan.read_dated` does. Raises PlanMismatch, BundleInvalid."""
+    if isinstance(path, ScoreDated):
+        return path
+    if isinstance(path, ScorePlan):
+        return ScoreDated(path, beforehand.since(path.created, None, authorities=authorities))
+    found = read_score_plan(path)
+    return ScoreDated(found, beforehand.since(found.created, Path(path), authorities=authorities))
+
+
+def before_asking_scores(
+    planned: str | Path | ScorePlan | ScoreDated,
+    *,
+    output: str | Path,
+    mark: ScoreWatermark | None = None,
+    stop_at: float | None = None,
+    exploratory: bool = False,
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """What a query log's first line says of the plan that inputs are asked under. See `plan.before_asking`.
+
+    Which inputs were planned is compared by `detect_scores`, which has the mark and the clean answers.
+    """
+    dated = read_score_dated(planned)
+    made, found = dated.plan, list[str]()
+    if mark is not None and mark.key.commitment != made.mark["commitment"]:
+        found.append("the key: other than planned")
+    if (rule := "none" if stop_at is None else "e-process") != made.stopping:
+        found.append(f"stopping rule is {rule}, planned {made.stopping}")
+    if stop_at is not None and not math.isclose(stop_at, made.level, rel_tol=1e-9):
+        found.append(f"level is {stop_at:g}, planned {made.level:g}")
+    if datetime.fromisoformat(dated.since.time) > (now or datetime.now(UTC)):
+        found.append(f"the plan is of {dated.since.time}, by {dated.since.by}, which is yet to come")
+    said = beforehand.asked(output)
+    found += [] if said is None else beforehand.departures(made.digest, dated.since, said)
+    _refuse(found, exploratory=exploratory)
+    status = "exploratory" if exploratory else "planned"
+    return {"digest": made.digest, "status": status, "mismatches": found, "created": made.created}
+
+
 @dataclass(frozen=True)
 class Run:
     """What a plan is compared with: whose key, what was read, and how it is judged. alpha: None if none was asked for.
@@ -151,16 +210,27 @@ class Run:
     logged: bool
 
 
-def hold(plan: ScorePlan, run: Run, *, exploratory: bool) -> ScoreHeld:
-    """Holds a run to its plan. Raises PlanMismatch naming each departure, unless the run is called exploratory."""
-    departures = departures_of(plan, run)
+def hold(planned: ScorePlan | ScoreDated, run: Run, *, exploratory: bool, answers: Any = None) -> ScoreHeld:
+    """Holds a run to its plan. answers: their file, beside which the query log stands, if they were asked here.
+
+    Raises PlanMismatch naming each departure, unless the run is called exploratory.
+    """
+    dated, said = read_score_dated(planned), beforehand.asked(answers)
+    plan = dated.plan
+    by_dates = [] if said is None else beforehand.departures(plan.digest, dated.since, said)
+    departures = [*departures_of(plan, run), *by_dates]
+    _refuse(departures, exploratory=exploratory)
+    status = "exploratory" if departures or exploratory else "confirmatory"
+    dates = beforehand.told(dated.since, said)
+    return ScoreHeld(plan.digest, status, plan.level, tuple(departures), tuple(by_dates), dates)
+
+
+def _refuse(departures: list[str], *, exploratory: bool) -> None:
     if departures and not exploratory:
         raise PlanMismatch(
             f"the run departs from its plan: {'; '.join(departures)}",
             hint="keep to the plan, or pass --exploratory; the report will say so",
         )
-    status = "exploratory" if departures or exploratory else "confirmatory"
-    return ScoreHeld(plan.digest, status, plan.level, tuple(departures))
 
 
 def departures_of(plan: ScorePlan, run: Run) -> list[str]:
