@@ -109,6 +109,7 @@ def test_verify_reads_attributions_and_their_bundles(told, tmp_path):
     made = bundle(folder / "attribution.json", tmp_path / "A.bag", answers=outputs)
     checks = {check.name: check.detail for check in verify_bundle(made, mark=ours)}
     assert "totals and p-values of 3 accounts" in checks["recomputed"]
+    assert checks["page"] == "data/report.html holds this evidence, and is what this version renders"
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +225,17 @@ def test_an_account_s_name_stays_text(pages):
     assert "<img" not in text
     assert "\u202e" not in text
     assert not [name for _, attributes in Elements(text).tags for name in attributes if name.startswith("on")]
+
+
+def test_a_bundled_page_of_other_words_is_not_called_the_same(told, pages, tmp_path):
+    from watermark.bundle.verify import _page
+
+    found, text = pages["found"]
+    path = tmp_path / "report.html"
+    for new, says in (
+        (text.replace('<td class="text">', '<td class="text" >'), "says what this version says"),
+        (text.replace("moderately strong", "extremely strong").replace("none found", "exposure found"), "NOT CHECKED"),
+    ):
+        path.write_text(new, "utf-8")
+        assert new != text
+        assert says in _page(found, {"report": path}).detail

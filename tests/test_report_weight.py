@@ -141,6 +141,8 @@ def test_an_exploratory_run_is_told_that_its_weight_may_be_too_large() -> None:
     banner = Banner("Exploratory", "", [], True, [])
     assert "E is too large" in weighing(from_pvalue(-9.0), what="these outputs", mark="m", plan=banner).caveat
     assert weighing(from_pvalue(-9.0), what="these outputs", mark="m").caveat == ""
+    assert "unless something was chosen after looking" in in_a_word(from_pvalue(-9.0), banner)
+    assert "unless" not in in_a_word(from_pvalue(-9.0))
 
 
 def _evidence(**changed: Any) -> Evidence:

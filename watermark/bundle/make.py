@@ -584,12 +584,14 @@ def _decoys(found: dict[str, Any]) -> bytes:
 
 def _page(path: Path, found: dict[str, Any]) -> bytes | None:
     """The report page, where evidence of its kind has one."""
-    from watermark.evidence import FORMAT as TEXT
+    from watermark.attribute import Attribution
     from watermark.evidence import Evidence
     from watermark.report.page import page
-    from watermark.scoring.evidence import SCORE_EVIDENCE, ScoreEvidence
+    from watermark.scoring.evidence import ScoreEvidence
 
-    makers: dict[str, Callable[[Path], Any]] = {TEXT: Evidence.load, SCORE_EVIDENCE: ScoreEvidence.load}
+    makers: dict[str, Callable[[Path], Any]] = {
+        kind.format: kind.load for kind in (Evidence, ScoreEvidence, Attribution)
+    }
     made = makers.get(found["format"])
     return None if made is None else page(made(path)).encode()
 

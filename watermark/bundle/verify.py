@@ -151,11 +151,11 @@ def _recomputed(folder: Path, mark: str | Path | None, tokenizer: str | Path | N
     if kind == SCORE_EVIDENCE:
         return _of_scores(files, mark)
     if kind == ATTRIBUTION:
-        from watermark.report.attributed import verify_attribution
+        from watermark.report.attributed import load_attribution, verify_attribution
 
-        return verify_attribution(
-            files["evidence"], outputs=files.get("answers"), mark=_mark(mark), tokenizer=tokenizer
-        )
+        found = load_attribution(files["evidence"])
+        checks = verify_attribution(found, outputs=files.get("answers"), mark=_mark(mark), tokenizer=tokenizer)
+        return [*checks, _page(found, files)]
     return [Check("recomputed", f"NOT CHECKED: this version does not know evidence of the kind {kind!r}")]
 
 
@@ -197,7 +197,7 @@ def _of_scores(files: dict[str, Path], mark: str | Path | None) -> list[Check]:
 def _page(found: Any, files: dict[str, Path]) -> Check:
     """The page holds this evidence. Another version may render it otherwise, and the manifest binds it as it is."""
     from watermark.report.page import page
-    from watermark.report.shell import embedded
+    from watermark.report.shell import embedded, first_difference, visible
 
     if "report" not in files:
         return Check("page", "NOT CHECKED: there is none")
@@ -208,8 +208,17 @@ def _page(found: Any, files: dict[str, Path]) -> Check:
         raise ReportInvalid(f"data/report.html is no report page: {error}") from None
     if held != found.to_json():
         raise ReportInvalid("data/report.html does not hold this evidence")
-    same = "is what this version renders" if page(found) == text else "was rendered by another version"
-    return Check("page", f"data/report.html holds this evidence, and {same}")
+    again, told = page(found), "data/report.html holds this evidence"
+    if again == text:
+        return Check("page", f"{told}, and is what this version renders")
+    differs = first_difference(text, again)
+    if differs is None:
+        return Check("page", f"{told}, and says what this version says; its drawing is another version's")
+    return Check(
+        "page",
+        f"{told}; NOT CHECKED: its words are not all those of this version, first under {visible(differs[0])[:80]!r}; "
+        "render the evidence again with the version that the bundle names, and compare",
+    )
 
 
 def _tokenizer(

@@ -63,7 +63,7 @@ def score_summary(evidence: ScoreEvidence) -> Summary:
         headline=_headline(evidence),
         asked=_asked(evidence),
         found=_found(evidence),
-        sure=f"{_sure(evidence)} {in_a_word(weight_of_scores(evidence))}",
+        sure=f"{_sure(evidence)} {in_a_word(weight_of_scores(evidence), score_banner(evidence))}",
         power=_power(evidence),
         next_step=_next_step(evidence) if evidence.verdict == "inconclusive" else "",
         does_not_show=_does_not_show(evidence),

@@ -35,10 +35,10 @@ BANDS = (
 RANGES = ("2 to 10", "10 to 100", "100 to 1,000", "1,000 to 10,000", "10,000 to 1,000,000", "1,000,000 and above")
 SCALE = "Verbal equivalents of the ENFSI Guideline for Evaluative Reporting in Forensic Science (2015)"
 WHAT_IT_IS = (
-    "E is what a stake of 1 became in a bet against Hd whose terms were fixed before anything was read. If Hd is "
-    "true it is 1 or less on average, so that it reaches 1,000 at most once in 1,000 such tests. It is read here as "
-    "a cautious likelihood ratio of Hp against Hd. It is not the probability of either proposition: for that one "
-    "would have to add how likely exposure was before this evidence, which is not for this page to say."
+    "E is what a stake of 1 became in a bet against Hd whose terms were fixed before its outcome could be seen. If "
+    "Hd is true it is 1 or less on average, so that it reaches 1,000 at most once in 1,000 such tests. It is read "
+    "here as a cautious likelihood ratio of Hp against Hd. It is not the probability of either proposition: for that "
+    "one would have to add how likely exposure was before this evidence, which is not for this page to say."
 )
 _ORIGINS: dict[str, str] = {
     "calibrated": "E is made from the p-value by a rule that never exaggerates (Vovk and Wang 2021: E is the mean of "
@@ -171,12 +171,13 @@ def shown(log10_e: float) -> str:
     return "0" if log10_e == -math.inf else evalue(log10_e)
 
 
-def in_a_word(weight: Weight) -> str:
+def in_a_word(weight: Weight, plan: Banner | None = None) -> str:
     """For the first screen: the band, with E."""
     told = f"(E{NARROW}={NARROW}{shown(weight.log10_e)})"
     if weight.band == NO_SUPPORT:
         return f"In the words of the ENFSI scale: support for neither proposition {told}."
-    return f"In the words of the ENFSI scale: {weight.band} for dependence on our key {told}."
+    unless = ", unless something was chosen after looking" if plan is not None and plan.exploratory else ""
+    return f"In the words of the ENFSI scale: {weight.band} for dependence on our key {told}{unless}."
 
 
 def _sentence(weight: Weight) -> str:

@@ -76,7 +76,7 @@ def summary(evidence: Evidence) -> Summary:
         headline=_headline(evidence),
         asked=_asked(evidence),
         found=_found(evidence) if votes else weighted.found(evidence),
-        sure=f"{sure} {in_a_word(weight_of(evidence))}",
+        sure=f"{sure} {in_a_word(weight_of(evidence), banner(evidence))}",
         power=_power(evidence) + aimed(evidence) if evidence.weighted is None else weighted.power(evidence),
         next_step=_next_step(evidence) if evidence.verdict == "inconclusive" else "",
         does_not_show=_does_not_show(evidence),
