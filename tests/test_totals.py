@@ -1,12 +1,14 @@
 """Totals under many keys: the compiled kernel, its numpy text and a plain loop over scores give the same integers."""
 
+import os
+
 import numpy as np
 import pytest
 
 from watermark import prf
 from watermark.keys import decoy_keys
 from watermark.mark import Watermark
-from watermark.prf import reference
+from watermark.prf import devices, reference
 from watermark.schemes import GreenList, Gumbel, Tournament
 
 KEYS = list(decoy_keys(b"totals", 70))  # more than one block of keys, and a part of one
@@ -100,6 +102,86 @@ def test_cells_are_cut_into_blocks_wherever_windows_end(monkeypatch, backend, wi
     found = mark.totals(some, choices, weights, KEYS[:40])
     for sums, key in zip(found[::13], KEYS[:40:13]):
         assert np.array_equal(sums, weights.astype(np.int64) @ mark.rekeyed(key).score(some, choices))
+
+
+LEVELS = reference.Counting(high=np.arange(2**16) % 251, low=np.arange(2**16) % 77)
+COUNTINGS = pytest.mark.parametrize("counting", [reference.Counting(1), reference.Counting(3 << 30), LEVELS])
+
+
+def _words(keys=KEYS):
+    return np.stack([prf.key_words(key.derive("any")) for key in keys])
+
+
+@COUNTINGS
+@pytest.mark.parametrize("window", [1, 2, 4, 5, 8])
+def test_tensors_add_up_to_the_same(counting, window):
+    windows, choices, weights = cells(window, 3)
+    weights[0, :9] = -(2**31)
+    found = devices.totals(windows, choices, weights, _words(), counting, "cpu")
+    assert np.array_equal(found, reference.totals(windows, choices, weights, _words(), counting))
+
+
+def test_tensors_are_cut_into_blocks(monkeypatch):
+    pytest.importorskip("torch")
+    from watermark.prf import tensors
+
+    monkeypatch.setattr(tensors, "_LANES", 64 * 100)
+    windows, choices, weights = cells(2, 2)
+    found = devices.totals(windows, choices, weights, _words(), LEVELS, "cpu")
+    assert np.array_equal(found, reference.totals(windows, choices, weights, _words(), LEVELS))
+
+
+@pytest.mark.skipif(not os.environ.get("TRITON_INTERPRET"), reason="needs triton, and TRITON_INTERPRET=1 without a GPU")
+@COUNTINGS
+@pytest.mark.parametrize("window, statistics", [(1, 1), (2, 3), (4, 1), (5, 2), (8, 1)])
+def test_the_fused_kernel_adds_up_to_the_same(monkeypatch, counting, window, statistics):
+    torch = pytest.importorskip("torch")
+    fused = pytest.importorskip("watermark.prf.fused")
+    monkeypatch.setattr(fused, "_CELLS", 16)
+    windows, choices, weights = cells(window, statistics, count=40)
+    given = [torch.from_numpy(each.view(np.int32)) for each in (windows, choices, weights, _words(KEYS[:5]))]
+    found = fused.totals(*given, counting).numpy()
+    assert np.array_equal(found, reference.totals(windows, choices, weights, _words(KEYS[:5]), counting))
+
+
+def test_a_gpu_is_asked_for_large_totals_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(devices, "chosen", lambda: "cpu")
+    monkeypatch.setattr(devices, "totals", lambda *given: asked.append(given[-1]) or reference.totals(*given[:-1]))
+    mark, given = Watermark(GreenList(), KEYS[0]), cells(2, 1)
+    expected = mark.totals(*given, KEYS)
+    assert asked == []
+    monkeypatch.setattr(devices, "LARGE", 70 * 3_000)
+    assert np.array_equal(mark.totals(*given, KEYS), expected)
+    assert asked == ["cpu"]
+    mark.totals(*given, KEYS[:69])
+    assert asked == ["cpu"]
+
+
+def test_a_device_that_counts_otherwise_is_left_alone(monkeypatch):
+    devices.trusted.cache_clear()
+    assert devices.trusted("cpu")
+    devices.trusted.cache_clear()
+    right = devices.totals
+    monkeypatch.setattr(devices, "totals", lambda *given: right(*given) + 1)
+    with pytest.warns(UserWarning, match="not those of the processor"):
+        assert not devices.trusted("cpu")
+    devices.trusted.cache_clear()
+    monkeypatch.setattr(devices, "totals", lambda *given: 1 / 0)
+    with pytest.warns(UserWarning, match="failed with ZeroDivisionError"):
+        assert not devices.trusted("cpu")
+    devices.trusted.cache_clear()
+
+
+def test_without_a_driver_or_by_wish_no_gpu_is_chosen(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path / "none")
+    assert devices.chosen() is None
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path)
+    monkeypatch.setattr(devices, "trusted", lambda device: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert devices.chosen() == "cuda"
+    monkeypatch.setenv("WMARK_CUDA", "0")
+    assert devices.chosen() is None
 
 
 def test_memory_is_that_of_the_cells_and_never_cells_times_keys(monkeypatch):

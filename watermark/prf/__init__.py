@@ -13,18 +13,19 @@ Integer arithmetic alone, so that numpy, numba and torch agree to the bit on eve
 
 A token is *green* when its uniform is below `threshold(gamma)`: each cell is its own Bernoulli draw, with
 probability exactly threshold / 2^32. `reference` is the numpy text of the recipe, `compiled` its numba twin
-(chosen when numba is installed), `tensors` its torch twin. Golden vectors: tests/vectors/arx32-v1.json.
+(chosen when numba is installed), `tensors` its torch twin and `fused` its Triton twin (`devices` says when).
+Golden vectors: tests/vectors/arx32-v1.json.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from watermark.prf import reference
+from watermark.prf import devices, reference
 from watermark.prf.reference import Counting, cell_ids, key_words, threads, threshold, window_ids
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "key_words",
     "level_totals",
     "levels",
+    "row_uniforms",
     "threads",
     "threshold",
     "totals",
@@ -111,6 +113,8 @@ def _totals(
     words: NDArray[np.uint32],
     counting: Counting,
 ) -> NDArray[np.int64]:
+    if len(words) * len(tokens) >= devices.LARGE and (device := devices.chosen()):
+        return devices.totals(windows, tokens, weights, words, counting, device)
     if backend() == "numba":
         from watermark.prf import compiled
 
@@ -120,4 +124,13 @@ def _totals(
 
 def uniform_rows(states: NDArray[np.uint32], width: int) -> NDArray[np.uint32]:
     """The uniforms of a whole vocabulary for each state. states: (b, 4). Returns (b, width)."""
+    if backend() == "numba":
+        from watermark.prf import compiled
+
+        return compiled.uniform_rows(states, width)
     return reference.uniform_rows(states, width)
+
+
+def row_uniforms(state: NDArray[np.uint32], tokens: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
+    """The uniforms of some tokens (k,) after one state (4,). Returns (k,)."""
+    return reference.row_uniforms(state, tokens)

@@ -7,6 +7,7 @@ two 32-bit integers to 64 bits, which halves the lanes: hence the `uint32(...)` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,51 @@ def _tilt_rows(logits: Any, states: Any, below: Any, delta: Any, tilted: Any) ->
             tilted[row, token] = logits[row, token] + (delta if green else np.float32(0))
 
 
+@njit(cache=True, nogil=True)
+def _uniform_rows(states: Any, rows: Any) -> None:
+    _wide_vectors()
+    for row in range(rows.shape[0]):
+        s0, s1, s3 = states[row, 0], states[row, 1], states[row, 3]
+        odd = uint32(states[row, 2] | uint32(1))
+        for token in range(rows.shape[1]):
+            rows[row, token] = _token(uint32(token), s0, s1, odd, s3)
+
+
+@njit(cache=True, nogil=True)
+def _contenders(row: Any, drawn: Any, least: Any, most: Any, near: Any) -> Any:
+    best, count = -np.inf, 0
+    for i in range(row.shape[0]):
+        place = drawn[i] >> uint32(20)
+        if row[i] + most[place] >= best:
+            best = max(best, row[i] + least[place])
+            near[count] = i
+            count += 1
+    kept = 0
+    for j in range(count):
+        i = near[j]
+        if row[i] + most[drawn[i] >> uint32(20)] >= best:
+            near[kept] = i
+            kept += 1
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _grown(drawn: Any, shift: Any, bits: Any, before: Any, chances: Any, masses: Any) -> None:
+    mask, above, earlier = uint32(masses.shape[0] - 1), uint32(shift + bits), uint32(before.shape[0] - 1)
+    if before.shape[0] > 1:
+        for i in range(drawn.shape[0]):
+            chances[i] *= before[(drawn[i] >> above) & earlier]
+    for i in range(drawn.shape[0]):
+        masses[(drawn[i] >> shift) & mask] += chances[i]
+
+
+@njit(cache=True, nogil=True)
+def _gained(drawn: Any, shift: Any, gains: Any, made: Any) -> None:
+    mask = uint32(gains.shape[0] - 1)
+    for i in range(made.shape[0]):
+        made[i] += gains[(drawn[i] >> shift) & mask]
+
+
 @njit(inline="always")
 def _states_of_keys(window: Any, width: Any, words: Any, states: Any) -> None:
     """One window (4 b,), filled up with zeros, under keys side by side: words (8, k) to states (4, k)."""
@@ -232,6 +278,45 @@ def tilt_rows(logits: NDArray[np.float32], states: U32, *, below: int, delta: fl
     tilted = np.empty(logits.shape, dtype=np.float32)
     _tilt_rows(logits, states, np.uint32(below), np.float32(delta), tilted)
     return tilted
+
+
+def uniform_rows(states: U32, width: int) -> U32:
+    """As `reference.uniform_rows`."""
+    rows = np.empty((len(states), width), dtype=np.uint32)
+    _uniform_rows(np.ascontiguousarray(states), rows)
+    return rows
+
+
+def contenders(row: NDArray[np.float64], drawn: U32, least: NDArray[Any], most: NDArray[Any]) -> NDArray[np.int64]:
+    """Which of `row` (k,) can be the largest once something is added that the uniforms decide: places, ascending.
+
+    drawn: (k,) uniforms. least, most: (4096,) bounds of what is added, by a uniform's first 12 bits. Whoever is left
+    out is below what another reaches at least, so that the largest sum, and the first of equal ones, is among them.
+    """
+    near = np.empty(len(row), dtype=np.int64)
+    return near[: _contenders(row, drawn, least, most, near)]
+
+
+def grown(
+    drawn: U32, shift: int, bits: int, before: NDArray[np.float64], chances: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Chances (k,) summed by `bits` bits of their uniforms above the last `shift` ones. Returns (2^bits,).
+
+    before: factors (2^c,) that each chance is first multiplied with, in place, by the c bits above; (1,) for none.
+    """
+    masses = np.zeros(1 << bits)
+    _grown(drawn, np.uint32(shift), np.uint32(bits), before, chances, masses)
+    return masses
+
+
+def gained(
+    row: NDArray[np.float64], drawn: U32, shifts: Sequence[int], gains: Sequence[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """row (k,) plus a gain from each table (2^c,), by the c bits of a uniform above the last `shifts` ones."""
+    made = row.copy()
+    for shift, table in zip(shifts, gains, strict=True):
+        _gained(drawn, np.uint32(shift), table, made)
+    return made
 
 
 def totals(

@@ -118,12 +118,20 @@ def threads() -> int:
 
 def uniform_rows(states: U32, width: int) -> U32:
     """Step 3 for every token id below `width`, one row a state (b, 4). Returns (b, width)."""
-    vocabulary, lanes = np.arange(width, dtype=np.uint32), _lanes(1, width)
+    vocabulary = np.arange(width, dtype=np.uint32)
     rows = np.empty((len(states), width), dtype=np.uint32)
     for row, state in zip(rows, states, strict=True):
-        for part in _parts(width):
-            row[part] = _token(vocabulary[part], state[:, None, None], lanes)[0]
+        row[:] = row_uniforms(state, vocabulary)
     return rows
+
+
+def row_uniforms(state: U32, tokens: ArrayLike) -> U32:
+    """Step 3 for some tokens (k,) after one state (4,). Returns (k,)."""
+    ids = np.asarray(tokens).astype(np.uint32, copy=False)
+    drawn, lanes = np.empty(len(ids), dtype=np.uint32), _lanes(1, len(ids))
+    for part in _parts(len(ids)):
+        drawn[part] = _token(ids[part], state[:, None, None], lanes)[0]
+    return drawn
 
 
 def window_ids(windows: ArrayLike) -> U64:

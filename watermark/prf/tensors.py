@@ -14,40 +14,56 @@ import torch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from watermark.prf.reference import Counting
+
 _SIGN = -(2**31)
+_LANES = 1 << 22  # keys times cells at once, some 16 MB for each word
+_KEYS = 64
 
 
 def window_states(windows: torch.Tensor, words: NDArray[np.uint32]) -> torch.Tensor:
     """As `reference.window_states`, on the windows' device. windows: (n, h). Returns (n, 4) int32."""
-    count, width = windows.shape
     ids = windows.to(torch.int32)
-    state = [torch.full((count,), _signed(word), dtype=torch.int32, device=ids.device) for word in words[:4]]
-    for start in range(0, width, 4):
-        if start:
-            state = _rounds(state)
-        for offset in range(min(4, width - start)):
-            state[offset] = state[offset] ^ ids[:, start + offset]
-    state = _rounds(state)
-    state = [value ^ _signed(word) for value, word in zip(state, words[4:], strict=True)]
-    state[3] = state[3] ^ width
-    state = _rounds(state)
-    return torch.stack([value ^ _signed(word) for value, word in zip(state, words[:4], strict=True)], dim=1)
+    of_key = [torch.full((1,), _signed(word), dtype=torch.int32, device=ids.device) for word in words]
+    return torch.stack(_states(list(ids.T), of_key), dim=1)
 
 
 def uniform_rows(states: torch.Tensor, width: int) -> torch.Tensor:
     """As `reference.uniform_rows`. states: (b, 4) int32. Returns (b, width) int32 bit patterns."""
-    vocabulary = torch.arange(width, dtype=torch.int32, device=states.device)
+    return uniforms(states, torch.arange(width, dtype=torch.int32, device=states.device))
+
+
+def uniforms(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Step 3 of tokens (b, k) or (k,) after states (b, 4) int32. Returns (b, k) int32 bit patterns."""
     s0, s1, s2, s3 = (states[:, i : i + 1] for i in range(4))
-    x = vocabulary + s0
-    x ^= _right(x, 16)
-    x *= _signed(0x7FEB352D)
-    x ^= _right(x, 15)
-    x += s1
-    x *= s2 | 1
-    x ^= _right(x, 16)
-    x *= _signed(0x846CA68B)
-    x += s3
-    return x
+    return _token(tokens.to(torch.int32), s0, s1, s2, s3)
+
+
+def totals(
+    windows: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor, words: torch.Tensor, counting: Counting
+) -> torch.Tensor:
+    """As `reference.totals`, of int32 bit patterns on one device: (n, h), (n,), (S, n), (m, 8). Returns (m, S) int64.
+
+    Some keys and cells at a time; `fused` does the same in one kernel.
+    """
+    tables = [torch.from_numpy(table).to(tokens.device) for table in (counting.high, counting.low)]
+    sums = torch.zeros((len(words), len(weights)), dtype=torch.int64, device=tokens.device)
+    for some in torch.arange(len(words)).split(_KEYS):
+        state_words = [words[some, j, None] for j in range(8)]
+        for part in torch.arange(len(tokens)).split(_LANES // _KEYS):
+            states = _states([column[None] for column in windows[part].T], state_words)
+            drawn = _token(tokens[part], *states)
+            scores = _scores(drawn, counting, tables)
+            for s, row in enumerate(weights):
+                sums[some, s] += (scores * row[part].to(torch.int64)).sum(-1)
+    return sums
+
+
+def _scores(drawn: torch.Tensor, counting: Counting, tables: list[torch.Tensor]) -> torch.Tensor:
+    if not len(counting.high):
+        return below(drawn, counting.below).to(torch.int64)
+    high, low = tables
+    return high[unsigned(drawn) >> 16] + low[unsigned(drawn) & 0xFFFF]
 
 
 def below(drawn: torch.Tensor, limit: int) -> torch.Tensor:
@@ -63,6 +79,36 @@ def unsigned(drawn: torch.Tensor) -> torch.Tensor:
 def as_unsigned(drawn: torch.Tensor) -> NDArray[np.uint32]:
     """The bit patterns as numpy unsigned integers, for comparison with `reference`."""
     return drawn.cpu().numpy().view(np.uint32)
+
+
+def _token(
+    tokens: torch.Tensor, s0: torch.Tensor, s1: torch.Tensor, s2: torch.Tensor, s3: torch.Tensor
+) -> torch.Tensor:
+    x = tokens + s0
+    x ^= _right(x, 16)
+    x *= _signed(0x7FEB352D)
+    x ^= _right(x, 15)
+    x += s1
+    x *= s2 | 1
+    x ^= _right(x, 16)
+    x *= _signed(0x846CA68B)
+    x += s3
+    return x
+
+
+def _states(columns: list[torch.Tensor], words: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Steps 1 and 2: h columns of ids and 8 words of keys, of shapes that fit, int32. Returns the four words."""
+    state = words[:4]
+    for start in range(0, len(columns), 4):
+        if start:
+            state = _rounds(state)
+        block = columns[start : start + 4]
+        state = [value ^ column for value, column in zip(state, block)] + state[len(block) :]
+    state = _rounds(list(torch.broadcast_tensors(*state)))
+    state = [value ^ word for value, word in zip(state, words[4:], strict=True)]
+    state[3] = state[3] ^ len(columns)
+    state = _rounds(state)
+    return [value ^ word for value, word in zip(state, words[:4], strict=True)]
 
 
 def _rounds(state: list[torch.Tensor]) -> list[torch.Tensor]:

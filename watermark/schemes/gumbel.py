@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from watermark import prf
 from watermark.schemes.gate import check_gate
 from watermark.schemes.greenlist import check_window
 from watermark.schemes.redrawn import Redrawn, log_sum
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 UNIT = 0.25  # nats of one level; rounding to it costs 0.3 % of z
 _STEPS = 1 << 16
+_LONG = 2048  # tokens from which bounds are quicker than logarithms
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Gumbel(Redrawn):
         return _tables()
 
     def _redraw(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
-        noise = -np.log(-np.log((drawn + 0.5) / 2.0**32))
+        near = _contenders(row, drawn)
         made = np.full_like(row, -np.inf)
-        made[np.argmax(row + noise)] = log_sum(row)
+        made[near[np.argmax(row[near] + _noise(drawn[near]))]] = log_sum(row)
         return made
 
     def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
@@ -58,6 +60,28 @@ class Gumbel(Redrawn):
         noise = -torch.log(-torch.log((drawn + 0.5) / 2.0**32))
         won = (rows + noise).argmax(dim=-1, keepdim=True)
         return torch.full_like(rows, -math.inf).scatter(1, won, rows.logsumexp(-1, keepdim=True))
+
+
+def _noise(drawn: NDArray[Any]) -> NDArray[np.float64]:
+    """-log(-log u) of uniforms at the middle of their steps."""
+    noise: NDArray[np.float64] = -np.log(-np.log((drawn + 0.5) / 2.0**32))
+    return noise
+
+
+def _contenders(row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Places of `row` that can win; of a long one hardly any, by bounds of the noise from each uniform's first bits."""
+    if len(row) < _LONG or prf.backend() != "numba":
+        return np.arange(len(row))
+    from watermark.prf import compiled
+
+    return compiled.contenders(row, drawn, *_bounds())
+
+
+@lru_cache(maxsize=1)
+def _bounds() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least and the most noise of uniforms by their first 12 bits, a little wider than rounding could make them."""
+    firsts = np.arange(1 << 12, dtype=np.uint64) << np.uint64(20)
+    return _noise(firsts) - 1e-9, _noise(firsts + np.uint64((1 << 20) - 1)) + 1e-9
 
 
 @lru_cache(maxsize=1)

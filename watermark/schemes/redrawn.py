@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Logits = TypeVar("Logits", "NDArray[Any]", Any)
 _HALF = 1 << 16
+_CUT = 8  # a row counts as cut if at most one token in so many is left
 
 
 class Redrawn:
@@ -94,9 +95,10 @@ class Redrawn:
         tilted = np.full_like(logits, -np.inf)
         for row, state, made in zip(logits, states, tilted, strict=True):
             open_ = np.flatnonzero(row > -np.inf)
-            if len(open_):
-                drawn = prf.uniform_rows(state[None], len(row))[0][open_]
-                made[open_] = self._redraw(row[open_].astype(np.float64), drawn)
+            if len(open_) == len(row):
+                made[:] = self._redraw(row.astype(np.float64), prf.uniform_rows(state[None], len(row))[0])
+            elif len(open_):
+                made[open_] = self._redraw(row[open_].astype(np.float64), prf.row_uniforms(state, open_))
         return tilted
 
     def _redrawn_tensor(self, logits: Any, contexts: ArrayLike, words: NDArray[np.uint32]) -> Any:
@@ -110,8 +112,21 @@ class Redrawn:
             exact = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
             made = torch.from_numpy(self._redrawn(exact.numpy(), ids.cpu().numpy(), words))
             return made.to(logits)
-        drawn = tensors.uniform_rows(tensors.window_states(ids, words), logits.shape[1])
-        return self._redraw_tensor(logits.double(), tensors.unsigned(drawn)).to(logits.dtype)
+        return self._redrawn_there(logits, tensors.window_states(ids, words))
+
+    def _redrawn_there(self, logits: Any, states: Any) -> Any:
+        """Where the logits lie; of rows that are cut to some tokens only these are redrawn (top-k, top-p)."""
+        import torch
+
+        from watermark.prf import tensors
+
+        most = int((logits > -torch.inf).sum(-1).max()) if len(logits) else 0
+        if most * _CUT > logits.shape[1] or not most:
+            drawn = tensors.unsigned(tensors.uniform_rows(states, logits.shape[1]))
+            return self._redraw_tensor(logits.double(), drawn).to(logits.dtype)
+        kept = logits.topk(most).indices.sort(-1).values  # ascending: of equals the first one wins
+        made = self._redraw_tensor(logits.gather(1, kept).double(), tensors.unsigned(tensors.uniforms(states, kept)))
+        return torch.full_like(logits, -torch.inf).scatter(1, kept, made.to(logits.dtype))
 
 
 @lru_cache(maxsize=32)

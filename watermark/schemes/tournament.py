@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from watermark import prf
 from watermark.schemes.gate import check_gate
 from watermark.schemes.greenlist import check_window
 from watermark.schemes.redrawn import Redrawn, log_sum
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEEPEST = 30
+_TOGETHER = 10  # layers
+_LONG = 2048  # tokens from which rows of coins are quicker
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class Tournament(Redrawn):
         return _tables(self.depth)
 
     def _redraw(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
+        return self._by_layers(row, drawn) if len(row) < _LONG else self._by_coins(row, drawn)
+
+    def _by_layers(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """The formula as it stands: every chance changed in every layer."""
         whole = log_sum(row)
         chances = np.exp(row - whole)
         for layer in range(self.depth):
@@ -64,6 +71,25 @@ class Tournament(Redrawn):
             made: NDArray[np.float64] = np.log(chances) - math.log(chances.sum()) + whole
         return made
 
+    def _by_coins(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """The same for many tokens: what happens to one in ten layers depends on its ten coins there alone.
+
+        So the layers are walked over 1,024 sums of chances, and the vocabulary once for every ten layers.
+        """
+        chances = np.exp(row - row.max())
+        chances /= chances.sum()
+        factors, gains, shifts, left = np.ones(1), [], [], 1.0
+        for first in range(0, self.depth, _TOGETHER):
+            layers = min(_TOGETHER, self.depth - first)
+            shifts.append(32 - first - layers)
+            masses = _grown(drawn, shifts[-1], layers, factors, chances)
+            factors = _factors(masses, layers)
+            left = float(masses @ factors)
+            with np.errstate(divide="ignore"):
+                gains.append(np.log(factors))
+        gains[-1] = gains[-1] - math.log(left)
+        return _gained(row, drawn, shifts, gains)
+
     def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
         whole = rows.logsumexp(-1, keepdim=True)
         chances = (rows - whole).exp()
@@ -71,6 +97,46 @@ class Tournament(Redrawn):
             coins = ((drawn >> (31 - layer)) & 1).to(chances.dtype)
             chances = (chances * (1 + coins - (chances * coins).sum(-1, keepdim=True))).clamp_min(0.0)
         return chances.log() - chances.sum(-1, keepdim=True).log() + whole
+
+
+def _factors(masses: NDArray[np.float64], layers: int) -> NDArray[np.float64]:
+    """What the tokens of each row of coins, one a layer, are multiplied with, of their chances: (2^layers,) both."""
+    sums = [masses]
+    while len(sums) < layers:
+        sums.append(sums[-1].reshape(-1, 2).sum(axis=1))
+    factors = np.ones(1)
+    for by_coin in reversed(sums):
+        share = float(factors @ by_coin[1::2])
+        factors = np.outer(factors, [max(1.0 - share, 0.0), max(2.0 - share, 0.0)]).ravel()
+    return factors
+
+
+def _grown(
+    drawn: NDArray[np.uint32], shift: int, bits: int, before: NDArray[np.float64], chances: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """As `compiled.grown`, which does it where there is numba: chances (k,) change in place."""
+    if prf.backend() == "numba":
+        from watermark.prf import compiled
+
+        return compiled.grown(drawn, shift, bits, before, chances)
+    if len(before) > 1:
+        chances *= before[(drawn >> np.uint32(shift + bits)) & np.uint32(len(before) - 1)]
+    places = (drawn >> np.uint32(shift)) & np.uint32((1 << bits) - 1)
+    return np.bincount(places.astype(np.int64), weights=chances, minlength=1 << bits).astype(np.float64, copy=False)
+
+
+def _gained(
+    row: NDArray[np.float64], drawn: NDArray[np.uint32], shifts: list[int], gains: list[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """row (k,) plus the gain of each of its coins' rows, one from each table."""
+    if prf.backend() == "numba":
+        from watermark.prf import compiled
+
+        return compiled.gained(row, drawn, shifts, gains)
+    made = row.copy()
+    for shift, table in zip(shifts, gains, strict=True):
+        made += table[(drawn >> np.uint32(shift)) & np.uint32(len(table) - 1)]
+    return made
 
 
 @lru_cache(maxsize=DEEPEST)

@@ -1,0 +1,126 @@
+"""Redrawing a row: what is quick for a large vocabulary, or for a row cut by top-k, is what the formula says."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from watermark import prf
+from watermark.keys import decoy_keys
+from watermark.prf import tensors
+from watermark.schemes import Gumbel, Tournament
+from watermark.schemes.gumbel import _noise
+from watermark.schemes.redrawn import log_sum
+
+KEY = next(decoy_keys(b"redrawn", 1))
+SCHEMES = [Gumbel(), Tournament(), Tournament(depth=13), Tournament(depth=1)]
+BACKENDS = pytest.mark.parametrize("backend", ["1", "0"], ids=["numba", "numpy"])
+
+
+def rows(count: int, width: int, *, spread: float = 3.0) -> np.ndarray:
+    return np.random.default_rng(width).standard_normal((count, width)).astype(np.float32) * np.float32(spread)
+
+
+def cut(logits: np.ndarray, kept: int) -> np.ndarray:
+    """Only the largest `kept` of each row, as top-k leaves them."""
+    made = np.full_like(logits, -np.inf)
+    best = np.argpartition(logits, -kept, axis=1)[:, -kept:]
+    np.put_along_axis(made, best, np.take_along_axis(logits, best, axis=1), axis=1)
+    return made
+
+
+def contexts(count: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 1_000, (count, 2))
+
+
+def drawn_for(scheme, ids: np.ndarray, width: int) -> np.ndarray:
+    words = prf.key_words(KEY.derive(f"{scheme.name}/1"))
+    return prf.uniform_rows(prf.window_states(ids.astype(np.uint32), words), width)
+
+
+def by_the_formula(scheme, row: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Chances of each token, layer by layer or by the largest sum, over the whole row and in whole precision."""
+    given = row.astype(np.float64)
+    chances = np.exp(given - log_sum(given[given > -np.inf]))
+    if isinstance(scheme, Gumbel):
+        return (np.arange(len(row)) == np.argmax(given + _noise(drawn))).astype(float)
+    for layer in range(scheme.depth):
+        coins = (drawn >> np.uint32(31 - layer)) & np.uint32(1)
+        chances = chances * (1 + coins - (chances * coins).sum())
+    return chances
+
+
+@BACKENDS
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("width, kept", [(30_000, 30_000), (30_000, 50), (30_000, 29_000), (500, 500), (500, 1)])
+def test_a_redrawn_row_is_what_the_formula_says(monkeypatch, backend, scheme, width, kept):
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    logits, ids = cut(rows(6, width), kept), contexts(6)
+    tilted = scheme.tilt(logits, ids, KEY)
+    assert np.array_equal(tilted > -np.inf, logits > -np.inf) or isinstance(scheme, Gumbel)
+    for row, made, drawn in zip(logits, tilted, drawn_for(scheme, ids, width)):
+        expected = by_the_formula(scheme, row, drawn)
+        found = np.exp(made.astype(np.float64) - log_sum(made[made > -np.inf].astype(np.float64)))
+        assert np.allclose(found, expected, rtol=1e-4, atol=1e-9)
+        whole = row[row > -np.inf].astype(np.float64)
+        assert math.isclose(log_sum(made[made > -np.inf].astype(np.float64)), log_sum(whole), abs_tol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_both_backends_redraw_alike_to_the_bit(monkeypatch, scheme):
+    made = []
+    for backend in ("1", "0"):
+        monkeypatch.setenv("WMARK_NUMBA", backend)
+        made.append(scheme.tilt(rows(5, 20_000), contexts(5), KEY))
+    assert np.array_equal(*made)
+
+
+@pytest.mark.parametrize("depth", [1, 9, 10, 11, 20, 30])
+def test_rows_of_coins_are_walked_as_layers_are(depth):
+    scheme, row = Tournament(depth=depth), rows(1, 4_000)[0].astype(np.float64)
+    drawn = drawn_for(scheme, contexts(1), 4_000)[0]
+    assert np.allclose(
+        np.exp(scheme._by_coins(row, drawn)), np.exp(scheme._by_layers(row, drawn)), rtol=1e-9, atol=1e-12
+    )
+
+
+@BACKENDS
+def test_equal_and_extreme_logits_are_won_by_the_same_token(monkeypatch, backend):
+    """Bounds of the noise must not lose the first of equals, nor a token under much larger numbers."""
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    logits = np.zeros((4, 10_000), dtype=np.float64)
+    logits[1] += 1e9  # here all noise below 1e-7 is rounded away, and sums are equal
+    logits[2, 7_000] = 30
+    logits[3] = -1e30
+    for row, made, drawn in zip(
+        logits, Gumbel().tilt(logits, contexts(4), KEY), drawn_for(Gumbel(), contexts(4), 10_000)
+    ):
+        assert np.flatnonzero(made > -np.inf).tolist() == [np.argmax(row + _noise(drawn))]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("kept", [3_000, 40])
+def test_tensors_are_redrawn_as_arrays_are(scheme, kept):
+    """What runs on a device, here on tensors in memory."""
+    logits, ids = cut(rows(7, 3_000), kept), contexts(7)
+    words = prf.key_words(KEY.derive(f"{scheme.name}/1"))
+    states = tensors.window_states(torch.from_numpy(ids), words)
+    there = scheme._redrawn_there(torch.from_numpy(logits.astype(np.float64)), states).numpy()
+    here = scheme.tilt(logits.astype(np.float64), ids, KEY)
+    assert np.array_equal(there > -np.inf, here > -np.inf)
+    assert np.allclose(np.exp(there), np.exp(here), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_of_a_cut_row_only_its_tokens_are_drawn(monkeypatch, scheme):
+    asked = []
+
+    def counted(state, tokens):
+        asked.append(len(tokens))
+        return prf.reference.row_uniforms(state, tokens)
+
+    monkeypatch.setattr(prf, "row_uniforms", counted)
+    monkeypatch.setattr(prf, "uniform_rows", None)
+    scheme.tilt(cut(rows(3, 20_000), 40), contexts(3), KEY)
+    assert asked == [40, 40, 40]
