@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +24,21 @@ import typer
 import zstandard
 from wmark_cli.score import Engine, parted, scaled
 
+from watermark.assess import tallied
 from watermark.detect import detect
 from watermark.errors import OutputsInvalid, ProfileMismatch, TooFewObservations, WorkInvalid
 from watermark.evidence import Evidence
 from watermark.keys import decoy_keys
 from watermark.ledger import Ledger
 from watermark.mark import Watermark
+from watermark.observe import Sample
 from watermark.outputs import Output, Outputs
 from watermark.scale import Addressed, Scale, blocks, gathered, run, score
 from watermark.scale.blocks import by_name
 from watermark.scale.corpus import BLOCK_BYTES, kept_corpus
 from watermark.scale.once import parts_for
 from watermark.scale.store import Folder, ordered, store_at
+from watermark.scale.streamed import Chunk
 from watermark.schemes import GreenList, Tournament
 
 KEY, OTHER = decoy_keys(b"scale", 2)
@@ -221,6 +226,7 @@ def test_a_ledger_filters_as_in_memory(tmp_path, mark):
     expected = told(detect(path, mark, ledger=tmp_path / "ledger.jsonl", decoys=99))
     assert streamed(path, mark, tmp_path / "work", ledger=tmp_path / "ledger.jsonl", workers=2) == expected
     assert expected["skipped"]["window not in the ledger"] > 0
+    assert (tmp_path / "work/served.filter").stat().st_mode & 0o077 == 0
     with pytest.raises(WorkInvalid, match="the ledger is another"):
         streamed(path, mark, tmp_path / "work")
 
@@ -260,7 +266,7 @@ def test_all_keys_of_a_set_are_tested(tmp_path, binding):
 
 @pytest.mark.parametrize(
     "other",
-    ["mark", "tokenizer", "skip_bad", "outputs", "version"],
+    ["mark", "tokenizer", "skip_bad", "outputs", "name", "version"],
 )
 def test_another_runs_folder_is_refused(mixed, mark, tokenizer, tmp_path, monkeypatch, other):
     work, path = tmp_path / "work", tmp_path / "mixed.jsonl"
@@ -273,6 +279,9 @@ def test_another_runs_folder_is_refused(mixed, mark, tokenizer, tmp_path, monkey
         tokenizer = None
     if other == "skip_bad":
         skip_bad, said[other] = False, "the rule for bad records is another"
+    if other == "name":
+        path = path.rename(tmp_path / "other.jsonl")
+        said[other] = "the same bytes under the name mixed.jsonl"
     if other == "outputs":
         with path.open("a") as stream:
             stream.write('{"text": "one more"}\n')
@@ -406,6 +415,23 @@ def test_addresses_of_fsspec_hold_input_and_work(mixed, mark, tokenizer, in_memo
     assert isinstance(store_at(f"file://{mixed.parent}"), Folder)
     with pytest.raises(WorkInvalid, match="no address"):
         store_at("nonsense://bucket")
+
+
+def test_scores_are_let_go_part_by_part(mark):
+    """A stream of two million cells in parts of fifty thousand: what is kept of them is one number an answer."""
+    windows, choices = np.zeros((50_000, 2), np.uint32), np.zeros(50_000, np.uint32)
+    part = Chunk(windows, choices, np.arange(50_000) // 500, {"votes": np.ones(50_000, np.int32)})
+    shown = (Sample("a", np.arange(9), np.arange(9)),)
+    seen = SimpleNamespace(samples=shown, names=[""] * 100, chunks=lambda: (part for _ in range(40)))
+    tallied(seen, mark)
+    tracemalloc.start()
+    found = tallied(seen, mark)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.cells.sum() == 2_000_000
+    assert len(found.first) == 9
+    assert held < 100_000, "no more than the counts of a hundred answers"
+    assert peak < 60 * 50_000, "under 60 bytes a cell of one part"
 
 
 def test_the_cells_of_a_corpus_are_never_in_memory_at_once(mixed, mark, tokenizer, tmp_path):

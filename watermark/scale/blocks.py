@@ -172,8 +172,11 @@ def differing(found: dict[str, Any], corpus: Corpus) -> str:
     """In what another run differs from this one, in words. found: with `outputs` and `reading`."""
     reading: dict[str, Any] = found.get("reading") or {}
     told = [f"the {what} is another" for what, value in corpus.reading.items() if reading.get(what) != value]
-    if (found.get("outputs") or {}).get("sha256") != corpus.outputs["sha256"]:
-        told.insert(0, f"it read {(found.get('outputs') or {}).get('name')}, whose bytes are others")
+    outputs: dict[str, Any] = found.get("outputs") or {}
+    if outputs.get("sha256") != corpus.outputs["sha256"]:
+        told.insert(0, f"it read {outputs.get('name')}, whose bytes are others")
+    elif outputs.get("name") != corpus.outputs["name"]:
+        told.insert(0, f"it read the same bytes under the name {outputs.get('name')}")
     return "; ".join(told) or "its blocks were cut otherwise"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import queue
 import subprocess
 import sys
@@ -52,8 +53,11 @@ class Workers:
 
     def __init__(self, job: Job, count: int) -> None:
         command = [sys.executable, "-m", "watermark.scale.worker"]
+        share = max(1, (os.cpu_count() or 1) // count)  # of the processors, for each
+        alone = {"NUMBA_NUM_THREADS": str(share)} | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone)
+            for _ in range(count)
         ]
         for process in self.processes:
             with contextlib.suppress(OSError):  # of one that is gone already its first task will tell

@@ -290,7 +290,10 @@ def _laid_out(
 
 
 def _filter(ledger: str | Path, mark: Watermark, work: Store, say: Say) -> None:
-    """Puts a filter of the ledger's windows, with all bits of their names, into the work folder, in bounded memory."""
+    """Puts a filter of the ledger's windows, with all bits of their names, into the work folder, in bounded memory.
+
+    It is as private as `write_filter` makes it: what was served is nobody else's business.
+    """
     beside = work.root if isinstance(work, Folder) else None
     with tempfile.TemporaryDirectory(prefix=".filter-", dir=beside) as folder:
         path = Path(ledger)
@@ -300,7 +303,7 @@ def _filter(ledger: str | Path, mark: Watermark, work: Store, say: Say) -> None:
             path = Path(folder) / SERVED
             filter_ledger(ledger, mark, path, progress=lambda count: say("ledger records read", count))
         with path.open("rb") as stream:
-            work.write(SERVED, iter(lambda: stream.read(1 << 20), b""))
+            work.write(SERVED, iter(lambda: stream.read(1 << 20), b""), mode=0o600)
 
 
 def _same(corpus: Corpus, reading: dict[str, Any], outputs: dict[str, Any] | None, scale: Scale) -> None:

@@ -33,8 +33,11 @@ class Store(Protocol):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes from `start` to `stop`."""
 
-    def write(self, name: str, parts: Iterable[Bytes]) -> None:
-        """Puts the parts under a name in one step: a reader, or a crash, sees the old bytes or the new."""
+    def write(self, name: str, parts: Iterable[Bytes], *, mode: int = 0o666) -> None:
+        """Puts the parts under a name in one step: a reader, or a crash, sees the old bytes or the new.
+
+        mode: as for os.open, where there is one.
+        """
 
 
 def store_at(address: str | Path) -> Store:
@@ -52,10 +55,8 @@ def store_at(address: str | Path) -> Store:
     protocol = text.partition("://")[0]
     try:
         files, root = url_to_fs(text)
-    except ImportError as error:
-        raise ExtraMissing(f"a library for {protocol}:// ({error})", "ray", f"reading {text}") from None
-    except ValueError as error:
-        raise WorkInvalid(f"{text} is no address that can be read: {error}") from None
+    except (ImportError, ValueError) as error:
+        raise WorkInvalid(f"{text} is no address that can be read here: {error}") from None
     return Folder(Path(root)) if protocol in ("file", "local") else Remote(text, files, str(root).rstrip("/"))
 
 
@@ -103,12 +104,12 @@ class Folder:
             stream.seek(start)
             return stream.read(-1 if stop is None else stop - start)
 
-    def write(self, name: str, parts: Iterable[Bytes]) -> None:
+    def write(self, name: str, parts: Iterable[Bytes], *, mode: int = 0o666) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.part")
         try:
-            with draft.open("wb") as stream:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as stream:
                 for part in parts:
                     stream.write(part)
                 stream.flush()
@@ -148,7 +149,7 @@ class Remote:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         return bytes(self.files.cat_file(self._at(name), start=start, end=stop))
 
-    def write(self, name: str, parts: Iterable[Bytes]) -> None:
+    def write(self, name: str, parts: Iterable[Bytes], *, mode: int = 0o666) -> None:
         self.files.pipe_file(self._at(name), b"".join(parts))
 
     def _at(self, name: str) -> str:
