@@ -314,7 +314,11 @@ def test_published_keys_may_not_be_left_out(keys, found, tmp_path):
 
 def test_one_tested_key_must_be_a_published_one(keys, marked):
     alone = detect(marked, keys.watermark(keys.epochs[1]))
-    assert "is one of 4 published" in inforce.check_published(alone, keys.commitments())
+    said = inforce.check_published(alone, keys.commitments())
+    assert "is one of 4 published" in said
+    assert "3 other keys were in force, the evidence does not tell of them" in said
+    planned = dataclasses.replace(alone, plan={"status": "confirmatory"})
+    assert "other keys" not in inforce.check_published(planned, keys.commitments())
     other = detect(marked, keys.watermark(keys.epochs[1]).rekeyed(a_key(b"never published")))
     with pytest.raises(ReportInvalid, match="is none of the 4 published"):
         inforce.check_published(other, keys.commitments())

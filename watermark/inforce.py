@@ -229,7 +229,13 @@ def check_published(found: Evidence, published: Commitments) -> str:
     if found.keys is None:
         if found.mark.get("commitment") not in [key.commitment for key in published.keys]:
             raise ReportInvalid(f"key {found.mark.get('kid')} is none of the {len(published.keys)} published ones")
-        return f"key {found.mark['kid']} is one of {len(published.keys)} published in set {published.set}"
+        others = [key for key in published.keys if _time(key.created) <= _time(found.created)]
+        undisclosed = len(others) - 1 if (found.plan or {}).get("status") != "confirmatory" else 0
+        told = f"; NOT CHECKED: {undisclosed} other keys were in force, the evidence does not tell of them"
+        return (
+            f"key {found.mark['kid']} is one of {len(published.keys)} published in set {published.set}"
+            f"{told if undisclosed > 0 else ''}"
+        )
     stated = [committed(entry) for entry in found.keys["each"]]
     shorter, longer = sorted((stated, published.keys), key=len)
     if heads(found.keys["set"], profile, longer)[len(shorter)] != heads(published.set, published.mark, shorter)[-1]:

@@ -12,8 +12,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,6 +204,9 @@ def _answered(folder: Path, asked: bytes) -> bytes:
 
 
 def _fetched(address: str, asked: bytes) -> bytes:
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(address, asked, {"Content-Type": "application/timestamp-query"})
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
