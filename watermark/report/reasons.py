@@ -25,7 +25,7 @@ PART: Status = "Checked in part"
 NOT: Status = "Not checked"
 
 _COUNTED: dict[str, str] = {
-    AGAINST: "checked and spoken against",
+    AGAINST: "that a check speaks against",
     POSSIBLE: "checked and still possible",
     PART: "checked in part",
     NOT: "not checked",
@@ -48,7 +48,7 @@ class Explanation:
 
 
 def counted(found: Sequence[Explanation]) -> str:
-    """ "2 checked and spoken against, 3 checked in part, 4 not checked", of those that there are."""
+    """ "2 that a check speaks against, 3 checked in part, 4 not checked", of those that there are."""
     each = [(sum(e.status == status for e in found), said) for status, said in _COUNTED.items()]
     return ", ".join(f"{count} {said}" for count, said in each if count)
 
