@@ -35,7 +35,7 @@ def doctor(
     found: dict[str, Any] = {"python": platform.python_version(), "libraries": versions(), "warnings": []}
     from watermark import prf
 
-    found["prf"], found["prf_backend"] = prf.RECIPE, prf.backend()
+    found["prf"], found["prf_backend"], found["prf_machine"] = prf.RECIPE, prf.backend(), prf.machine()
     warning = clash.other_watermark()
     found["warnings"] += [warning] if warning else []
     found["warnings"] += [f"{path} can be read by others: chmod 600 {path}" for path in readable_keys(folder)]
@@ -45,7 +45,7 @@ def doctor(
     print(f"python          {found['python']}")
     for name, version in found["libraries"].items():
         print(f"{name:<15} {version or 'not installed' + hint(name)}")
-    print(f"keyed function  {found['prf']}, on {found['prf_backend']}")
+    print(f"keyed function  {found['prf']}, on {running(**found['prf_machine'])}")
     for warning in found["warnings"]:
         console.say(f"wmark: warning: {warning}")
     print("no problems found" if not found["warnings"] else f"{len(found['warnings'])} problem(s), see above")
@@ -62,6 +62,18 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = "present" if importlib.util.find_spec(name) else None
     return found
+
+
+def running(*, backend: str, threads: int, vector_bits: int | None, device: str | None) -> str:
+    """What the keyed function runs on, in words."""
+    vectors = (
+        f", vectors of {vector_bits} bits"
+        if vector_bits
+        else "; with numba (pip install 'wmark[fast]') it takes a tenth of the time"
+    )
+    return f"{backend}, {threads} thread{'s' * (threads != 1)}{vectors}" + (
+        f"; large totals on {device}" if device else ""
+    )
 
 
 def hint(name: str) -> str:

@@ -391,6 +391,14 @@ def test_doctor_warns_of_another_watermark_package(case, tmp_path):
     assert "watermark-2.6.0" in helped.stderr
 
 
+def test_doctor_names_what_the_keyed_function_runs_on(case):
+    machine = json.loads(wmark("doctor", "--json", cwd=case, env=os.environ | {"OMP_NUM_THREADS": "3"}).stdout)
+    assert machine["prf_machine"]["backend"] == machine["prf_backend"]
+    assert machine["prf_machine"]["threads"] == 3
+    plain = wmark("doctor", cwd=case, env=os.environ | {"WMARK_NUMBA": "0", "OMP_NUM_THREADS": "1"})
+    assert "arx32-v1, on numpy, 1 thread; with numba (pip install 'wmark[fast]')" in plain.stdout
+
+
 def test_a_prompt_is_one_line_whatever_characters_it_holds(tmp_path):
     """Only a line feed ends a line: U+2028 and U+0085 stand inside JSON strings as they are."""
     from watermark.prompts import read_prompts

@@ -38,6 +38,7 @@ __all__ = [
     "key_words",
     "level_totals",
     "levels",
+    "machine",
     "row_uniforms",
     "threads",
     "threshold",
@@ -55,6 +56,16 @@ def backend() -> str:
     """Which twin runs on CPU: "numba" where it is installed and WMARK_NUMBA is not 0, else "numpy"."""
     wanted = os.environ.get("WMARK_NUMBA", "1") != "0"
     return "numba" if wanted and importlib.util.find_spec("numba") else "numpy"
+
+
+def machine() -> dict[str, str | int | None]:
+    """What totals run on here: "backend", "threads", "vector_bits" (None for numpy, which chooses itself), "device"."""
+    bits = None
+    if backend() == "numba":
+        from watermark.prf import compiled
+
+        bits = compiled.vector_bits()
+    return {"backend": backend(), "threads": threads(), "vector_bits": bits, "device": devices.chosen()}
 
 
 def window_states(windows: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDArray[np.uint32]:

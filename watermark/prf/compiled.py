@@ -349,6 +349,14 @@ def totals(
     return (found[:, : len(weights)] << 16) + found[:, len(weights) :]
 
 
+def vector_bits() -> int:
+    """The width of this processor's vectors."""
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
+
+
 def _by_keys(
     windows: U32, tokens: U32, weights: NDArray[np.int32], words: U32, counting: reference.Counting
 ) -> NDArray[np.int64]:
