@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from watermark.bundle import note_test
 from watermark.detect import detect
 from watermark.evidence import Evidence
 from watermark.files import canonical_json
@@ -110,7 +111,9 @@ def build(
         plan=folder / "plan.json" if planned else None,
         exploratory=exploratory,
     )
-    resealed(evidence, created=FOUND).save(folder / "evidence.json")
+    made = resealed(evidence, created=FOUND)
+    made.save(folder / "evidence.json")
+    note_test(folder / "answers.jsonl", made)
     return Case(folder, mark, tokenizer)
 
 

@@ -483,7 +483,6 @@ def test_time_stamps_of_plan_and_commitment_outweigh_their_own_word(case, author
 def test_every_test_of_the_answers_is_told(tmp_path):
     told = casework.build(tmp_path / "case")
     evidence = Evidence.load(told.file("evidence.json"))
-    note_test(told.file("answers.jsonl"), evidence)
     note_test(told.file("answers.jsonl"), replace(evidence, alpha=0.002))
     made = bundle(told.file("evidence.json"), tmp_path / "B.bag", **told.given())
     assert "2 tests of these answers were recorded, under 1 keys" in dict(check(made))["keys tried"]
@@ -491,6 +490,9 @@ def test_every_test_of_the_answers_is_told(tmp_path):
     note_test(told.file("answers.jsonl"), replace(evidence, alpha=0.002))
     other = bundle(told.file("evidence.json"), tmp_path / "C.bag", **told.given())
     assert "1 tests of these answers were recorded, under 1 keys; this one is not" in dict(check(other))["keys tried"]
+    record_path(told.file("answers.jsonl")).unlink()
+    silent = bundle(told.file("evidence.json"), tmp_path / "D.bag", **told.given())
+    assert "NOT CHECKED: no record of tests is in the bundle" in dict(check(silent))["keys tried"]
 
 
 # Redaction.
