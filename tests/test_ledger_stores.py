@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -383,6 +384,57 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(where):
     assert set(filter(None, heads)) <= {record.hash for record in records}
     if not where.endswith("jsonl"):
         assert all(sum(r.id.startswith(f"k{kill}-") for r in records) % 3 == 0 for kill in range(3))
+
+
+@pytest.mark.slow
+def test_processes_that_begin_a_database_at_once_all_succeed(tmp_path):
+    """Twelve rounds of six: SQLite does not queue whoever makes a journal or tables, so opening must be patient."""
+    ready = multiprocessing.get_context("fork")
+    for turn in range(12):
+        path, together, told = str(tmp_path / f"{turn}.sqlite"), ready.Barrier(6), ready.SimpleQueue()
+        running = [ready.Process(target=begun, args=(path, together, told)) for _ in range(6)]
+        [process.start() for process in running]
+        assert [told.get() for _ in running] == ["well"] * 6
+        [process.join() for process in running]
+        assert overview(path).records == 6
+
+
+def begun(path: str, together, told) -> None:
+    try:
+        together.wait()
+        with Ledger(path) as ledger:
+            ledger.append("a", kid="", receipt={}, prompt="", token_ids=[])
+        told.put("well")
+    except BaseException as error:
+        told.put(repr(error))
+
+
+def test_looking_at_an_open_database_leaves_its_locks(tmp_path):
+    """Opening and closing a file drops every lock that the process has on it; another process would see none."""
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        ledger.append_many(answers(3))
+        assert is_ledger(path)
+        assert overview(path).records == 3
+        described(path)
+        with Ledger(path) as second:
+            second.append_many(answers(1, start=3))
+        assert _locked(path)
+        assert ledger.append_many(answers(1, start=4))[0].seq == 4
+    assert not _locked(path)
+    assert overview(path).records == 5
+
+
+def _locked(path: Path) -> bool:
+    """Whether another process finds the database in use: it may not leave the write-ahead log then."""
+    code = (
+        "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1], timeout=0)\n"
+        "try: print(db.execute('PRAGMA journal_mode = DELETE').fetchone()[0])\n"
+        "except sqlite3.OperationalError: print('locked')\n"
+        "finally: db.execute('PRAGMA journal_mode = WAL')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    return done.stdout.strip() in ("locked", "wal")
 
 
 def test_readers_see_a_snapshot_while_another_writes(where):

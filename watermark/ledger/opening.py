@@ -7,6 +7,7 @@ SQLite; `postgresql://…` is a database that answers there.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Kept = Literal["JSON Lines", "SQLite", "PostgreSQL", "Parquet"]
 SQLITE_MARK = 0x776D6B6C  # SQLite's application id: "wmkl"
+OPEN_HERE: Counter[tuple[int, int]] = Counter()  # databases that this process has open: device and inode
 _LINES = (".jsonl", ".ndjson", ".json")
 _URLS = ("postgresql://", "postgres://")
 
@@ -64,6 +66,8 @@ def kept(where: str | Path) -> Kept:
     if is_url(where):
         return "PostgreSQL"
     path = Path(where)
+    if opened_here(path):
+        return "SQLite"
     first = _first(path)
     if first.startswith(b"SQLite format 3\0"):
         return "SQLite"
@@ -120,10 +124,23 @@ def is_ledger(where: str | Path) -> bool:
         return True
     kind, path = kept(where), Path(where)
     if kind == "SQLite":
-        return _first(path)[68:72] == SQLITE_MARK.to_bytes(4, "big")
+        return opened_here(path) or _first(path)[68:72] == SQLITE_MARK.to_bytes(4, "big")
     if kind == "Parquet":
         return path.is_file() and FORMAT.encode() in _last(path)
     return chain.starts_as(path, KIND)
+
+
+def opened_here(path: Path) -> bool:
+    """Whether this process has this database open; its file must then not be opened and closed beside it.
+
+    Closing any handle of a file drops all locks that the process holds on it (POSIX), SQLite's among them
+    (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return OPEN_HERE[found.st_dev, found.st_ino] > 0
 
 
 def is_url(where: str | Path) -> bool:

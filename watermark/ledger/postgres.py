@@ -1,7 +1,8 @@
 """A ledger in PostgreSQL: writers on any number of machines, one chain.
 
 A writer takes an advisory lock, reads the tail and adds its batch in one transaction; it needs to be granted no more
-than SELECT and INSERT. Readers see a snapshot and wait for nobody. Passwords belong into PGPASSFILE or a service file: a command line is seen by everyone on the machine.
+than SELECT and INSERT. Readers see a snapshot and wait for nobody. Passwords belong into PGPASSFILE or a service file:
+a command line is seen by everyone on the machine.
 """
 
 from __future__ import annotations

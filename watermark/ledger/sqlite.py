@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.parse import quote
 
 from watermark.errors import LedgerInvalid
 from watermark.files import canonical_json
-from watermark.ledger.opening import SQLITE_MARK
+from watermark.ledger.opening import OPEN_HERE, SQLITE_MARK
 from watermark.ledger.record import Record, Selection
 from watermark.ledger.rows import COLUMNS, LISTED, condition, record_of, row_of
 
@@ -45,12 +46,20 @@ class SQLiteStore:
     def __init__(self, path: Path, *, write: bool) -> None:
         self.path, self.where = path, str(path)
         try:
-            self._db = _writable(path) if write else _readable(path)
-            self._known = self._marked()
+            self._db = _patiently(_writable if write else _readable, path)
         except sqlite3.Error as error:
             raise LedgerInvalid(f"{path} cannot be opened as SQLite: {error}") from None
         except OSError as error:
             raise LedgerInvalid(f"{path} cannot be opened: {error.strerror}") from None
+        found = path.stat()
+        self._file: tuple[int, int] | None = (found.st_dev, found.st_ino)
+        OPEN_HERE[self._file] += 1
+        try:
+            with self._told():
+                self._known = self._marked()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, header: dict[str, Any]) -> dict[str, Any]:
         with self._writing():
@@ -91,10 +100,13 @@ class SQLiteStore:
 
     def close(self) -> None:
         self._db.close()
+        if self._file is not None:
+            OPEN_HERE[self._file] -= 1
+            self._file = None
 
     def _marked(self) -> bool:
-        (found,) = self._db.execute("PRAGMA application_id").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        asked = "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
+        found, tables = self._db.execute(asked).fetchone()  # in one statement: another process may be making them
         if tables and found != SQLITE_MARK:
             raise LedgerInvalid(f"{self.path} is a database of something else, not a ledger")
         return bool(tables)
@@ -133,11 +145,28 @@ class SQLiteStore:
             raise LedgerInvalid(f"{self.path}: {error}", hint=hint) from None
 
 
+def _patiently(opened: Callable[[Path], sqlite3.Connection], path: Path) -> sqlite3.Connection:
+    """Opens a database, and again while others who open it too hold its lock: SQLite does not queue for its journal."""
+    deadline = time.monotonic() + _WAIT
+    while True:
+        try:
+            return opened(path)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def _writable(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     db = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
