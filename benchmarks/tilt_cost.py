@@ -1,7 +1,8 @@
 """The cost of marking: one tilt step beside the sampling that follows it, in one run on one thread.
 
-Times mark.tilt for GreenList on a batch of float32 logits, with numba and with WMARK_NUMBA=0, as a share of
-torch's softmax and multinomial on the same logits. Each repeat times all three; shares are of process time.
+Times mark.tilt of each scheme on a batch of float32 logits, with numba and with WMARK_NUMBA=0, as a share of torch's
+softmax and multinomial on the same logits; schemes that redraw also where top-k left 50 tokens of each row, beside the
+sampling of the same rows. Each repeat times all; shares are of process time.
 
     OMP_NUM_THREADS=1 python benchmarks/tilt_cost.py
     OMP_NUM_THREADS=1 python benchmarks/tilt_cost.py --batch 16 --repeats 9 --json
@@ -21,7 +22,7 @@ import torch
 
 from watermark.keys import decoy_keys
 from watermark.mark import Binding, Watermark
-from watermark.schemes import GreenList
+from watermark.schemes import AntiDistill, GreenList, Gumbel, Tournament, marks_once
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -30,12 +31,18 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def measure(vocabulary: int, batch: int, window: int, repeats: int) -> dict[str, object]:
-    """Median milliseconds of each, and the median and range of each share."""
+MARKS = (GreenList, AntiDistill, Gumbel, Tournament)
+
+
+def measure(scheme: type, kept: int, vocabulary: int, batch: int, window: int, repeats: int) -> dict[str, object]:
+    """Median milliseconds of each, and the median and range of each share. kept: tokens of a row that are not -inf."""
     binding = Binding("benchmark", vocabulary, (vocabulary - 2, vocabulary - 1))
-    mark = Watermark(GreenList(window=window), next(iter(decoy_keys(b"tilt", 1))), binding)
+    mark = Watermark(scheme(window=window), next(iter(decoy_keys(b"tilt", 1))), binding)
     rng = np.random.default_rng(1)
     logits = torch.from_numpy(rng.standard_normal((batch, vocabulary), dtype=np.float32) * 3)
+    if kept < vocabulary:
+        best = logits.topk(kept)
+        logits = torch.full_like(logits, -torch.inf).scatter(1, best.indices, best.values)
     contexts = rng.integers(0, vocabulary - 2, (batch, window))
 
     def sample() -> torch.Tensor:
@@ -51,12 +58,14 @@ def measure(vocabulary: int, batch: int, window: int, repeats: int) -> dict[str,
     timed = {"sampling": sample, "numba": tilt("1"), "numpy": tilt("0")}
     for work in timed.values():
         work()  # compiled and warm
-    spent = {name: [] for name in timed}
+    spent: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
         for name, work in timed.items():
             spent[name].append(cpu_seconds(work))
     found: dict[str, object] = {
+        "scheme": mark.scheme.name,
         "vocabulary": vocabulary,
+        "kept": kept,
         "batch": batch,
         "window": window,
         "repeats": repeats,
@@ -79,16 +88,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure(given.vocabulary, given.batch, given.window, given.repeats)
+    whole = given.vocabulary
+    asked = [*((scheme, whole) for scheme in MARKS), *((scheme, 50) for scheme in MARKS if marks_once(scheme))]
+    rows = [measure(*each, whole, given.batch, given.window, given.repeats) for each in asked]
     if given.json:
-        print(json.dumps(found))
+        print(json.dumps(rows))
         return
-    print(f"vocabulary {given.vocabulary:,}, batch {given.batch}, window {given.window}, {given.repeats} repeats")
-    print(f"softmax + multinomial  {found['sampling_ms']:>9.1f} ms")
-    for name, label in (("numba", "tilt with numba"), ("numpy", "tilt, WMARK_NUMBA=0")):
-        low, high = found[f"{name}_share_range"]
-        share = found[f"{name}_share"]
-        print(f"{label:<22} {found[f'{name}_ms']:>9.1f} ms, {share:.3f} of it (from {low:.3f} to {high:.3f})")
+    print(f"vocabulary {whole:,}, batch {given.batch}, window {given.window}, {given.repeats} repeats\n")
+    print("| scheme | tokens a row | sampling, ms | with numba | numpy alone |\n|---|---|---|---|---|")
+    for found in rows:
+        shares = []
+        for name in ("numba", "numpy"):
+            low, high = found[f"{name}_share_range"]
+            shares.append(f"{found[f'{name}_share']:.3f} ({low:.3f}–{high:.3f})")
+        print(f"| {found['scheme']} | {found['kept']:,} | {found['sampling_ms']:.0f} | {' | '.join(shares)} |")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_rows_of_coins_are_walked_as_layers_are(depth):
     scheme, row = Tournament(depth=depth), rows(1, 4_000)[0].astype(np.float64)
     drawn = drawn_for(scheme, contexts(1), 4_000)[0]
     assert np.allclose(
-        np.exp(scheme._by_coins(row, drawn)), np.exp(scheme._by_layers(row, drawn)), rtol=1e-9, atol=1e-12
+        np.exp(scheme._by_coins(row.copy(), drawn)), np.exp(scheme._by_layers(row, drawn)), rtol=1e-9, atol=1e-12
     )
 
 

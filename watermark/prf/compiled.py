@@ -7,7 +7,6 @@ two 32-bit integers to 64 bits, which halves the lanes: hence the `uint32(...)` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -157,18 +156,17 @@ def _contenders(row: Any, drawn: Any, least: Any, most: Any, near: Any) -> Any:
 @njit(cache=True, nogil=True)
 def _grown(drawn: Any, shift: Any, bits: Any, before: Any, chances: Any, masses: Any) -> None:
     mask, above, earlier = uint32(masses.shape[0] - 1), uint32(shift + bits), uint32(before.shape[0] - 1)
-    if before.shape[0] > 1:
-        for i in range(drawn.shape[0]):
-            chances[i] *= before[(drawn[i] >> above) & earlier]
     for i in range(drawn.shape[0]):
+        if earlier > 0:
+            chances[i] *= before[(drawn[i] >> above) & earlier]
         masses[(drawn[i] >> shift) & mask] += chances[i]
 
 
 @njit(cache=True, nogil=True)
-def _gained(drawn: Any, shift: Any, gains: Any, made: Any) -> None:
+def _gained(row: Any, drawn: Any, shift: Any, gains: Any) -> None:
     mask = uint32(gains.shape[0] - 1)
-    for i in range(made.shape[0]):
-        made[i] += gains[(drawn[i] >> shift) & mask]
+    for i in range(row.shape[0]):
+        row[i] += gains[(drawn[i] >> shift) & mask]
 
 
 @njit(inline="always")
@@ -309,14 +307,9 @@ def grown(
     return masses
 
 
-def gained(
-    row: NDArray[np.float64], drawn: U32, shifts: Sequence[int], gains: Sequence[NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """row (k,) plus a gain from each table (2^c,), by the c bits of a uniform above the last `shifts` ones."""
-    made = row.copy()
-    for shift, table in zip(shifts, gains, strict=True):
-        _gained(drawn, np.uint32(shift), table, made)
-    return made
+def gained(row: NDArray[np.float64], drawn: U32, shift: int, gains: NDArray[np.float64]) -> None:
+    """Adds to row (k,), in place, the gain (2^c,) that the c bits of its uniforms above the last `shift` ones name."""
+    _gained(row, drawn, np.uint32(shift), gains)
 
 
 def totals(

@@ -50,9 +50,11 @@ class Gumbel(Redrawn):
 
     def _redraw(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
         near = _contenders(row, drawn)
-        made = np.full_like(row, -np.inf)
-        made[near[np.argmax(row[near] + _noise(drawn[near]))]] = log_sum(row)
-        return made
+        won = near[np.argmax(row[near] + _noise(drawn[near]))]
+        whole = log_sum(row, out=row)
+        row.fill(-np.inf)
+        row[won] = whole
+        return row
 
     def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
         import torch

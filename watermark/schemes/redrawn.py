@@ -44,7 +44,10 @@ class Redrawn:
         raise NotImplementedError
 
     def _redraw(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """A row of logits (k,), all finite, with one uniform for each; new logits, with the same logsumexp."""
+        """A row of logits (k,), some finite, with one uniform for each; new logits, with the same logsumexp.
+
+        The row is lent to be written over: of a vocabulary fresh memory costs as much as the arithmetic.
+        """
         raise NotImplementedError
 
     def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
@@ -91,13 +94,16 @@ class Redrawn:
         return prf.key_words(key.derive(f"{self.name}/{self.version}"))
 
     def _redrawn(self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]) -> NDArray[Any]:
-        states = prf.window_states(contexts.astype(np.uint32), words)
-        tilted = np.full_like(logits, -np.inf)
+        states, tilted = prf.window_states(contexts.astype(np.uint32), words), np.full_like(logits, -np.inf)
+        lent = np.empty(logits.shape[1])
         for row, state, made in zip(logits, states, tilted, strict=True):
-            open_ = np.flatnonzero(row > -np.inf)
-            if len(open_) == len(row):
-                made[:] = self._redraw(row.astype(np.float64), prf.uniform_rows(state[None], len(row))[0])
-            elif len(open_):
+            left = row > -np.inf
+            count = np.count_nonzero(left)
+            if count * _CUT > len(row):
+                lent[:] = row
+                made[:] = self._redraw(lent, prf.uniform_rows(state[None], len(row))[0])
+            elif count:
+                open_ = np.flatnonzero(left)
                 made[open_] = self._redraw(row[open_].astype(np.float64), prf.row_uniforms(state, open_))
         return tilted
 
@@ -136,7 +142,8 @@ def law_of_tables(high: tuple[int, ...], low: tuple[int, ...]) -> Levels:
     return Levels(tuple((ways / 2.0**32).tolist()))
 
 
-def log_sum(row: NDArray[np.float64]) -> float:
-    """log Σ e^x of a row of finite numbers."""
+def log_sum(row: NDArray[np.float64], *, out: NDArray[np.float64] | None = None) -> float:
+    """log Σ e^x of a row, not all of it -inf. out: where the terms may be written, the row itself for instance."""
     largest = float(row.max())
-    return largest + float(np.log(np.exp(row - largest).sum()))
+    terms = np.subtract(row, largest, out=out)
+    return largest + float(np.log(np.exp(terms, out=terms).sum()))

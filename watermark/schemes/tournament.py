@@ -76,7 +76,8 @@ class Tournament(Redrawn):
 
         So the layers are walked over 1,024 sums of chances, and the vocabulary once for every ten layers.
         """
-        chances = np.exp(row - row.max())
+        chances = row - row.max()
+        np.exp(chances, out=chances)
         chances /= chances.sum()
         factors, gains, shifts, left = np.ones(1), [], [], 1.0
         for first in range(0, self.depth, _TOGETHER):
@@ -128,15 +129,15 @@ def _grown(
 def _gained(
     row: NDArray[np.float64], drawn: NDArray[np.uint32], shifts: list[int], gains: list[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """row (k,) plus the gain of each of its coins' rows, one from each table."""
-    if prf.backend() == "numba":
-        from watermark.prf import compiled
-
-        return compiled.gained(row, drawn, shifts, gains)
-    made = row.copy()
+    """row (k,), changed in place by the gain of each of its coins' rows, one from each table."""
     for shift, table in zip(shifts, gains, strict=True):
-        made += table[(drawn >> np.uint32(shift)) & np.uint32(len(table) - 1)]
-    return made
+        if prf.backend() == "numba":
+            from watermark.prf import compiled
+
+            compiled.gained(row, drawn, shift, table)
+        else:
+            row += table[(drawn >> np.uint32(shift)) & np.uint32(len(table) - 1)]
+    return row
 
 
 @lru_cache(maxsize=DEEPEST)
