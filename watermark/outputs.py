@@ -347,12 +347,12 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     parquet = _pyarrow("pyarrow.parquet", path)
     try:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from _rows(batch)
+            yield from batch_rows(batch)
     except (OSError, ValueError) as error:
         raise OutputsInvalid(f"{path} is not readable Parquet: {error}") from None
 
 
-def _rows(batch: Any) -> Iterator[dict[str, Any]]:
+def batch_rows(batch: Any) -> Iterator[dict[str, Any]]:
     """The rows of a record batch; lists of token ids stay in its arrays."""
     columns = [_arrays(column) or column.to_pylist() for column in batch.columns]
     return (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
@@ -392,7 +392,7 @@ def _arrow_rows(folder: Path) -> Iterator[dict[str, Any]]:
         try:
             with path.open("rb") as stream:
                 for batch in ipc.open_stream(stream):
-                    yield from _rows(batch)
+                    yield from batch_rows(batch)
         except (OSError, ValueError) as error:
             raise OutputsInvalid(f"{path} is not a readable Arrow file: {error}") from None
 

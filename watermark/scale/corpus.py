@@ -13,7 +13,7 @@ from typing import IO, Any, ClassVar
 
 from watermark.errors import OutputsInvalid, WorkInvalid
 from watermark.files import canonical_json
-from watermark.outputs import Outputs, Raw, check_fields, decoded_lines, numbered_lines, present, unpacked
+from watermark.outputs import Outputs, Raw, batch_rows, check_fields, decoded_lines, numbered_lines, present, unpacked
 from watermark.scale.store import Store
 from watermark.sealed import Refusal, Sealed, unsealed
 
@@ -299,12 +299,12 @@ def _arrow_rows(store: Store, block: Block) -> Iterator[dict[str, Any]]:
 
 
 def _between(batches: Any, start: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Rows from `start` to `stop` of what batches hold; only these are made into Python's values."""
+    """Rows from `start` to `stop` of what batches hold; only these are taken apart."""
     at = 0
     for batch in batches:
         low, high = max(0, start - at), min(batch.num_rows, stop - at)
         if low < high:
-            yield from batch.slice(low, high - low).to_pylist()
+            yield from batch_rows(batch.slice(low, high - low))
         at += batch.num_rows
         if at >= stop:
             return
