@@ -20,7 +20,7 @@ from watermark.mark import Watermark
 from watermark.observe import observe, served_windows
 from watermark.outputs import Output
 
-KEYS, ROWS, LENGTH, SAID = 300, 5, 120, 12
+KEYS, ROWS, LENGTH, SAID = 200, 5, 120, 12
 BITS = 10
 TEACHER = teacher()
 INNOCENT = drifted(TEACHER, 6)
@@ -78,7 +78,7 @@ def _learned(cases: list[Served], rows: int, delta: float) -> Tilt:
 
 @pytest.mark.slow
 def test_a_coarse_filter_of_the_very_key_keeps_the_level(served, holds_level):
-    """300 keys, 15 innocent texts, filtered by windows that the key's own answers, and chance, chose."""
+    """200 keys, 15 innocent texts, filtered by windows that the key's own answers, and chance, chose."""
     rng = np.random.default_rng(42)
     texts = INNOCENT.write(openings(15 * SAID, rng), LENGTH, rng).reshape(15, SAID, -1)
     exact, coarse, extra = [], [], []
