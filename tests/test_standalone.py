@@ -192,6 +192,11 @@ def test_evidence_of_scores_follows_from_its_cosines(score_bench):  # noqa: F811
             alone.check_arithmetic(forged)
 
 
+def a_master():
+    """The key of `casework.build` by default."""
+    return next(iter(decoy_keys(b"a case", 1)))
+
+
 @pytest.fixture(scope="module")
 def attributed(tmp_path_factory):
     """An attribution over four accounts, of answers marked for one of them."""
@@ -221,6 +226,11 @@ def test_an_attribution_follows_from_its_totals(attributed):
         forged["exposures"][0][name] = value
         with pytest.raises(alone.Wrong, match=words):
             alone.check_arithmetic(forged)
+    secret, _ = a_master()._export()
+    assert alone.check_accounts(found, secret) == "4 keys are those that names and epochs give"
+    found["exposures"][1]["kid"] = "0" * 16
+    with pytest.raises(alone.Wrong, match="stated is 0{16}: another was tested"):
+        alone.check_accounts(found, secret)
     with pytest.raises(alone.Wrong, match="5 accounts are said to be tested, 4 are listed"):
         alone.check_arithmetic(found | {"hypotheses": 5})
     with pytest.raises(alone.Wrong, match="named as found"):

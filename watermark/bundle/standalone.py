@@ -977,6 +977,11 @@ def check_numbers(
 ) -> Iterator[tuple[str, str]]:
     """Cells from the responses, laws from the cells, totals under decoy keys and under our own."""
     if evidence["format"] != "wmark-evidence/2":
+        if key is not None:
+            secret, told = open_commitment(key, evidence)
+            yield "key", told
+            if evidence["format"] == "wmark-attribution/1":
+                yield "accounts", check_accounts(evidence, secret)
         return
     scheme = evidence["mark"]["scheme"]
     if not has(case, index, "cells"):
@@ -1050,6 +1055,17 @@ def open_commitment(path: Path, evidence: dict[str, Any]) -> tuple[bytes, str]:
             f"{evidence['mark']['commitment'][:16]}…: it is another key"
         )
     return secret, f"the key opens the commitment {opened[:16]}…"
+
+
+def check_accounts(evidence: dict[str, Any], secret: bytes) -> str:
+    """Each account's kid is that of the key which the master, its name and its epoch give."""
+    for one in evidence["exposures"]:
+        labels = [b"account", one["account"].encode(), one["epoch"].encode()]
+        drawn_from = b"wmark/v1" + b"".join(struct.pack(">I", len(label)) + label for label in labels)
+        kid = hkdf(secret, drawn_from, 56)[48:].hex()
+        if kid != one["kid"]:
+            raise Wrong(f"the key of {one['account']} is {kid}, stated is {one['kid']}: another was tested")
+    return f"{len(evidence['exposures'])} keys are those that names and epochs give"
 
 
 def check_rows(case: Path, index: dict[str, Any], evidence: dict[str, Any], cells: Any) -> str:
