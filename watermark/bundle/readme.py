@@ -45,6 +45,9 @@ CHECK IT WITHOUT OUR PROGRAM. All commands run in the folder of the bundle (unzi
 
      openssl ts -verify -data attestation.dsse.json -in attestation.tsr -CAfile AUTHORITY.pem
 
+   Stamps of data/plan.json and data/commitments.json, where they are here, lie beside these files as .tsr and are
+   checked in the same way; they say that plan and keys were there before the first question in data/answers.log.jsonl.
+
 4. The numbers, with Python 3.11 and numpy. verify.py shares no code with the program that made this bundle; take it
    from a source of your own, or read it.
 
