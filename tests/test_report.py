@@ -53,6 +53,9 @@ class HostileTokenizer:
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [[] for _ in texts]
 
+    def arrays(self, texts: list[str]) -> list[np.ndarray]:
+        return [np.array(ids, dtype=np.uint32) for ids in self.encode(texts)]
+
     def texts(self, rows: list[list[int]]) -> list[str]:
         return ["".join(self.pieces(row)) for row in rows]
 

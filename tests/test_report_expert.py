@@ -197,9 +197,9 @@ def test_every_explanation_of_the_issue_is_there_with_a_check_and_what_it_leaves
 
 def test_ambient_exposure_is_checked_by_a_dose_beside_it(found: Evidence) -> None:
     assert named(found, "Ambient exposure").status == NOT
-    for exceeded, status in ((True, AGAINST), (False, POSSIBLE)):
-        ambient = {"share": 0.01, "low": 0.0, "high": 0.02, "exceeded": exceeded}
-        dosed = dataclasses.replace(found, dose={"share": 0.2, "low": 0.1, "high": 0.3, "ambient": ambient})
+    for low, status in ((0.1, AGAINST), (0.015, POSSIBLE)):
+        ambient = {"share": 0.01, "low": 0.0, "high": 0.02}
+        dosed = dataclasses.replace(found, dose={"share": 0.2, "low": low, "high": 0.3, "ambient": ambient})
         assert named(dosed, "Ambient exposure").status == status
         assert "0.0\u00a0% to 2.0\u00a0%" in named(dosed, "Ambient exposure").check
     with_control = dataclasses.replace(found, controls=[Control("other", 0.0, 0.0, {})])

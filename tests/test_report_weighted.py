@@ -20,7 +20,9 @@ from watermark.evidence import Evidence
 from watermark.keys import Key
 from watermark.report import numbers as written
 from watermark.report import page, taken_as_stated, verify
+from watermark.report.explanations import explanations
 from watermark.report.figures import figures
+from watermark.report.reasons import AGAINST, POSSIBLE
 from watermark.report.results import statistics
 from watermark.report.weighted import MEANS, needed_z
 from watermark.report.words import limits, summary
@@ -281,6 +283,22 @@ def test_controls_dose_and_plan_are_held_to_what_they_say(found: Evidence) -> No
     for says, change in forged.items():
         with pytest.raises(ReportInvalid, match=says):
             verify(dataclasses.replace(found, **change))
+
+
+def test_that_a_dose_exceeds_the_ambient_one_follows_from_their_intervals(found: Evidence) -> None:
+    """The page goes by the intervals, whatever `exceeded` says; and verify refuses a word that does not follow."""
+    dosed = with_dose(found)
+    assert dosed.dose is not None
+    for high, above in ((dosed.dose["low"] / 2, True), (min(1.0, dosed.dose["low"] * 2), False)):
+        told = {"share": high / 2, "low": 0.0, "high": high, "exceeded": above}
+        honest = dataclasses.replace(dosed, dose=dosed.dose | {"ambient": told})
+        forged = dataclasses.replace(dosed, dose=dosed.dose | {"ambient": told | {"exceeded": not above}})
+        verify(honest)
+        with pytest.raises(ReportInvalid, match="whether the dose exceeds the ambient one"):
+            verify(forged)
+        for evidence in (honest, forged):
+            (way,) = [each for each in explanations(evidence) if each.name == "Ambient exposure"]
+            assert way.status == (AGAINST if above else POSSIBLE)
 
 
 def test_a_plan_is_known_by_its_digest(found: Evidence, bench: Bench, tmp_path: Path) -> None:

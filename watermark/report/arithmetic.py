@@ -183,6 +183,11 @@ def _dose(found: Evidence, dose: dict[str, Any]) -> str:
     except (KeyError, TypeError) as error:
         raise ReportInvalid(f"the dose is not complete: {error}") from None
     require("the dose (effect, se, share, low, high)", stated, [effect, se, again.share, again.low, again.high])
+    beside = dose.get("ambient")
+    if isinstance(beside, dict) and "exceeded" in beside:
+        require(
+            "whether the dose exceeds the ambient one", beside["exceeded"], again.low > float(beside.get("high", 1))
+        )
     return f"the dose, {again.low:.3g} to {again.high:.3g}, from the controls' effects as stated"
 
 

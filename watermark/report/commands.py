@@ -43,7 +43,10 @@ def missing(evidence: Evidence) -> list[str]:
             "e-process (its form is checked): whoever has the models repeats the test."
         )
     if evidence.dose is not None:
-        left.append("The dose rests on the control students’ effects, which are taken as stated.")
+        left.append(
+            "The dose rests on the control students’ effects, and the ambient dose on another "
+            "model’s; both are taken as stated."
+        )
     return left
 
 

@@ -81,15 +81,15 @@ def _ambient(evidence: Evidence) -> Explanation:
 
 
 def _beside(dose: dict[str, Any] | None) -> tuple[str, bool] | None:
-    """(ambient dose in words, whether the suspect's lies above it), if both were measured."""
+    """(ambient dose in words, whether the suspect's interval lies wholly above it), if both were estimated."""
     ambient = (dose or {}).get("ambient")
-    if not isinstance(ambient, dict) or not isinstance(ambient.get("exceeded"), bool):
+    if dose is None or not isinstance(ambient, dict):
         return None
-    found = interval_of(ambient)
-    if found is None:
+    own, beside = interval_of(dose), interval_of(ambient)
+    if own is None or beside is None:
         return None
-    low, share, high = found
-    return f"Ambient exposure gives a dose of {percent(share)} ({span((low, high))})", ambient["exceeded"]
+    low, share, high = beside
+    return f"Ambient exposure gives a dose of {percent(share)} ({span((low, high))})", own[0] > high
 
 
 def _indirect(evidence: Evidence) -> Explanation:

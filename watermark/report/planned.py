@@ -102,7 +102,9 @@ def dose_words(evidence: Evidence) -> DoseWords | None:
     if dose is None:
         return None
     details = flat({name: value for name, value in dose.items() if name not in _DRAWN})
-    return DoseWords(_estimate(dose), _shown(dose.get("method", "")), _ambient(dose.get("ambient")), details)
+    return DoseWords(
+        _estimate(dose), _shown(dose.get("method", "")), _ambient(dose.get("ambient"), interval_of(dose)), details
+    )
 
 
 def dose_points(dose: dict[str, Any]) -> list[tuple[float, float, float]]:
@@ -157,7 +159,8 @@ def _estimate(dose: dict[str, Any]) -> str:
     )
 
 
-def _ambient(ambient: Any) -> str:
+def _ambient(ambient: Any, own: tuple[float, float, float] | None) -> str:
+    """own: the suspect's (low, share, high), None where it could not be estimated."""
     if ambient is None:
         return (
             "Ambient exposure was not measured: how large the same figure is for models that met marked text only as "
@@ -168,11 +171,10 @@ def _ambient(ambient: Any) -> str:
         return f"{begun}{percent(float(ambient))}."
     if isinstance(ambient, dict) and (found := interval_of(ambient)) is not None:
         low, share, high = found
-        above = {
-            True: " The suspect’s interval lies wholly above it.",
-            False: " The suspect’s interval reaches into it.",
-        }
-        beside = above.get(ambient.get("exceeded"), "")  # type: ignore[arg-type]
+        beside = ""
+        if own is not None:
+            lies = "lies wholly above it" if own[0] > high else "reaches into it"
+            beside = f" The suspect’s interval {lies}."
         return f"{begun}{percent(share)} (interval {span((low, high))}).{beside}"
     return f"{begun}{_shown(ambient)}."
 
