@@ -261,6 +261,28 @@ def test_all_keys_of_a_set_are_tested(tmp_path, binding):
         assert told(detect(path, keys, decoys=99, stopped=stopped, scale=work)) == expected
 
 
+def test_plans_and_query_logs_count_as_in_memory(tmp_path, mark, tokenizer):
+    """A watched run is one whose e-process decides; the folder remembers it."""
+    from watermark.plan import plan
+    from watermark.probe.log import QueryLog, log_path
+
+    rng, path, asked = np.random.default_rng(11), tmp_path / "a.jsonl", tmp_path / "probes.jsonl"
+    prompts = [f"What is {n} good for?" for n in range(1100)]
+    asked.write_text("".join(json.dumps({"id": str(n), "prompt": text}) + "\n" for n, text in enumerate(prompts)))
+    path.write_text("".join(json.dumps({"token_ids": ids_of(rng), "prompt": text}) + "\n" for text in prompts))
+    QueryLog(log_path(path), {"suspect": {"model": "m"}, "watched": True}).close()
+    made = plan(mark, access="text", prompts=asked, tokens_per_answer=30, slope=4.0)
+    options = {"plan": made, "exploratory": True, "alpha": made.level, "tokenizer": tokenizer}
+    scale = Scale(tmp_path / "work", block_bytes=BLOCK)
+    expected = told(detect(path, mark, **options))
+    assert told(detect(path, mark, scale=scale, **options)) == expected
+    assert expected["plan"]["status"] == "exploratory"
+    assert expected["options"]["stopped"]
+    assert detect(None, mark, tokenizer=tokenizer, scale=scale, decoys=99).method.startswith("e-process")
+    with pytest.raises(ValueError, match="held against the prompts"):
+        detect(None, mark, scale=scale, **options)
+
+
 # What does not belong together is refused in words.
 
 
