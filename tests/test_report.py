@@ -231,6 +231,14 @@ def test_policy_allows_our_style_sheet_and_nothing_else() -> None:
     assert not [a for _, a in Elements(text).tags if "style" in a]
 
 
+def test_every_link_leads_to_a_place_on_the_page() -> None:
+    tags = Elements(page(evidence_of("evidence found"))).tags
+    ids = {a["id"] for _, a in tags if "id" in a}
+    links = [a["href"] for tag, a in tags if tag == "a"]
+    assert len(links) == 8
+    assert {(link or "").removeprefix("#") for link in links} <= ids
+
+
 def test_every_id_is_used_once() -> None:
     ids = [a["id"] for _, a in Elements(page(evidence_of("evidence found"))).tags if "id" in a]
     assert len(ids) == len(set(ids))

@@ -239,3 +239,11 @@ def test_a_bundled_page_of_other_words_is_not_called_the_same(told, pages, tmp_p
         path.write_text(new, "utf-8")
         assert new != text
         assert says in _page(found, {"report": path}).detail
+
+
+def test_every_link_leads_to_a_place_on_the_page(pages):
+    tags = Elements(pages["found"][1]).tags
+    ids = {a["id"] for _, a in tags if "id" in a}
+    links = [a["href"] for tag, a in tags if tag == "a"]
+    assert links
+    assert {(link or "").removeprefix("#") for link in links} <= ids

@@ -20,7 +20,7 @@ from watermark.errors import ExtraMissing
 from watermark.evidence import Evidence, ShownDocument, ShownToken
 from watermark.observe import observe
 from watermark.outputs import Output
-from watermark.report import printed, verify
+from watermark.report import page, printed, verify
 
 try:
     import weasyprint
@@ -106,6 +106,13 @@ def test_an_address_in_the_page_itself_would_end_the_printing(found, monkeypatch
     monkeypatch.setattr(printed, "page", lambda evidence: f'<html lang="en"><img src="{address}" alt="x"></html>')
     with pytest.raises(weasyprint.urls.FatalURLFetchingError):
         printed.printed(found)
+
+
+def test_a_set_of_keys_is_weighed_together(found):
+    text = page(found)
+    assert f"{found.mark['kid']}, the foremost of the 3 keys of set" in text
+    assert "depend on one of these 3 keys" in text
+    assert "a revoked key counts, and can show nothing" in text
 
 
 def test_the_command_writes_both_forms(found, tmp_path, monkeypatch):

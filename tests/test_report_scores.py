@@ -708,3 +708,11 @@ def test_an_edited_band_of_scores_is_named(bench: Bench, tmp_path: Path) -> None
     (tmp_path / "r.html").write_text(bench.page("found").replace(f"{told} for Hp", "weak support for Hp"), "utf-8")
     with pytest.raises(ReportInvalid, match="weak support for Hp"):
         verify_scores(bench.found, page=tmp_path / "r.html")
+
+
+def test_every_link_leads_to_a_place_on_the_page(bench: Bench) -> None:
+    tags = Elements(bench.page("found")).tags
+    ids = {a["id"] for _, a in tags if "id" in a}
+    links = [a["href"] for tag, a in tags if tag == "a"]
+    assert links
+    assert {(link or "").removeprefix("#") for link in links} <= ids

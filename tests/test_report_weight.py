@@ -174,6 +174,13 @@ def test_of_a_set_of_keys_the_mean_weighs_and_a_revoked_key_nothing() -> None:
     assert none.band == NO_SUPPORT
 
 
+def test_of_several_keys_the_propositions_speak_of_all() -> None:
+    told = weighing(from_pvalue(-5.0), what="these outputs", mark="its mark", keys=4)
+    assert "depend on one of these 4 keys" in told.hp
+    assert "each of these keys is one more random key" in told.hd
+    assert "this key" in weighing(from_pvalue(-5.0), what="these outputs", mark="its mark").hp
+
+
 def test_two_sided_and_bonferroni_p_values_enter_as_they_stand() -> None:
     """What weighs is the p-value that decides, with every correction in it."""
     assert weight_of(_evidence(log10_p=-2.0, keys={"each": [], "tested": 50})).log10_e == calibrated(-2.0)

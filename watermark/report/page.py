@@ -80,8 +80,13 @@ def page(evidence: Evidence | ScoreEvidence | Attribution) -> str:
         graded=evidence.levels is not None,
         banner=banner(evidence),
         weighing=weighing(
-            weight_of(evidence), what=subject(evidence), mark="text that carries its mark", plan=banner(evidence)
+            weight_of(evidence),
+            what=subject(evidence),
+            mark="text that carries its mark",
+            plan=banner(evidence),
+            keys=int(evidence.keys["tested"]) if evidence.keys else 1,
         ),
+        key=_key(evidence),
         explanations=explanations(evidence),
         controlled=controlled(evidence, told.power),
         answers=answers(evidence),
@@ -102,6 +107,12 @@ def page(evidence: Evidence | ScoreEvidence | Attribution) -> str:
         data=data_of(evidence),
     )
     return text
+
+
+def _key(evidence: Evidence) -> str:
+    """The key by its id, and among which others it was tested."""
+    kid, keys = str(evidence.mark.get("kid")), evidence.keys
+    return kid if keys is None else f"{kid}, the foremost of the {keys['tested']} keys of set {keys['set']}"
 
 
 def sheet(document: ShownDocument, *, above: float = 0) -> Sheet:

@@ -144,13 +144,19 @@ def from_pvalue(log10_p: float) -> Weight:
     return Weight(calibrated(min(0.0, log10_p)), "calibrated", log10_p, most(log10_p))
 
 
-def weighing(weight: Weight, *, what: str, mark: str, plan: Banner | None = None) -> Weighing:
-    """The section, in words. what: is said to depend on the key ("these outputs"); mark: what the suspect met then."""
+def weighing(weight: Weight, *, what: str, mark: str, plan: Banner | None = None, keys: int = 1) -> Weighing:
+    """The section, in words. what: is said to depend on the key ("these outputs"); mark: what the suspect met then.
+
+    keys: how many were tested together; of more than one the propositions speak of all.
+    """
     caveat = ""
     if plan is not None and plan.exploratory:
         caveat = "The run departed from its plan, or was exploratory: if terms were set after looking, E is too large."
-    hp = f"{what[0].upper()}{what[1:]} depend on this key: the suspect was exposed, in whatever way, to {mark}."
-    hd = "They do not: to the suspect this key is one more random key."
+    which, none = ("this key", "this key is one more random key")
+    if keys > 1:
+        which, none = f"one of these {keys} keys", "each of these keys is one more random key"
+    hp = f"{what[0].upper()}{what[1:]} depend on {which}: the suspect was exposed, in whatever way, to {mark}."
+    hd = f"They do not: to the suspect {none}."
     value = shown(weight.log10_e)
     return Weighing(
         hp,
