@@ -11,8 +11,8 @@ from watermark import prf
 from watermark.accounts import Accounts
 from watermark.keys import decoy_keys
 from watermark.mark import Binding, Watermark
-from watermark.observe import observe, rules, text
-from watermark.observe.compiled import Copies, Met, scan
+from watermark.observe import compiled, observe, rules, text
+from watermark.observe.compiled import Copies, cell_names, first_of, scan
 from watermark.observe.restored import bare
 from watermark.outputs import Output
 from watermark.schemes import GreenList, scheme_from_json
@@ -179,25 +179,39 @@ def test_copies_by_words_are_what_the_bare_prompt_holds(windows, texts):
             assert said == int(wholes[document].holds(bare(spelt)))
 
 
-def test_met_finds_the_first_of_each_cell_whatever_the_parts():
+@pytest.mark.parametrize("part", [1, 7, 1 << 14])
+def test_the_first_of_each_name_is_found(part, monkeypatch):
+    monkeypatch.setattr(compiled, "_PART", part)
     rng = np.random.default_rng(3)
-    windows = rng.integers(0, 60, (60_000, 2)).astype(np.uint32)
-    choices = rng.integers(0, 60, 60_000).astype(np.uint32)
-    _, first = np.unique(prf.cell_ids(windows, choices), return_index=True)
-    met, found = Met(), []
-    for part in np.array_split(np.arange(60_000), 37):
-        found.append(met.new(windows[part], choices[part]))
-    assert np.flatnonzero(np.concatenate(found)).tolist() == sorted(first.tolist())
-    assert not met.new(windows, choices).any()
+    for names in (
+        prf.cell_ids(rng.integers(0, 60, (20_000, 2)), rng.integers(0, 60, 20_000)),
+        rng.integers(0, 5, 300).astype(np.uint64),  # with 0, which marks an empty place; all in one part
+        rng.integers(2**64 - 5, 2**64 - 1, 300, dtype=np.uint64, endpoint=True),
+        np.repeat(rng.integers(0, 2**64 - 1, 100, dtype=np.uint64), 3),
+        np.empty(0, dtype=np.uint64),
+        np.zeros(1, dtype=np.uint64),
+    ):
+        _, first = np.unique(names, return_index=True)
+        assert np.flatnonzero(first_of(names)).tolist() == sorted(first.tolist())
 
 
-def test_a_cell_named_zero_is_met_once():
-    """Zero marks an empty place of the table."""
-    name = int(prf.window_ids(np.array([[7]]))[0])
-    value = name ^ (-0x9E3779B97F4A7C15 % 2**64)  # what the mix takes to 0
-    windows, choices = np.array([[7], [7], [8]], dtype=np.uint32), np.array([value, value, 1], dtype=np.uint64)
-    assert prf.cell_ids(windows, choices)[0] == 0
-    assert Met().new(windows, choices).tolist() == [True, False, True]
+@pytest.mark.parametrize("sifted", [1, 500, 1 << 22])
+def test_distinct_cells_are_the_same_however_often_they_are_sifted(sifted, monkeypatch):
+    monkeypatch.setattr(text, "_SIFTED", sifted)
+    rng = np.random.default_rng(5)
+    part = (rng.integers(0, 9, (3000, 2)).astype(np.uint32), rng.integers(0, 9, 3000).astype(np.uint32))
+    part = (*part, np.arange(3000) // 50, np.where(rng.random(3000) < 0.1, -1, np.arange(3000) % 50))
+    found = []
+    for numba in ("1", "0"):
+        monkeypatch.setenv("WMARK_NUMBA", numba)
+        distinct = text.Distinct(GreenList(window=2))
+        for at in np.array_split(np.arange(3000), 13):
+            distinct.add(tuple(column[at] for column in part))
+        found.append((distinct.finish(), distinct.repeated))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    assert found[0][1] == found[1][1] > 0
 
 
 def test_names_are_those_of_the_windows():
@@ -207,5 +221,8 @@ def test_names_are_those_of_the_windows():
         ids, bounds, 3, (), np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint32), np.zeros(4, dtype=np.int64)
     )
     np.testing.assert_array_equal(found.names, prf.window_ids(found.windows))
+    names = np.empty(300, dtype=np.uint64)
+    assert cell_names(found.windows, found.choices, names, 6) == 300
+    np.testing.assert_array_equal(names[6:], prf.cell_ids(found.windows, found.choices))
     assert found.left == [6, 0, 0, 0, 0]
     assert len(found.choices) == 294

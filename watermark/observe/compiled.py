@@ -1,7 +1,7 @@
 """Reading in numba: one pass over the token ids of a batch, the same cells as the numpy text of the rules.
 
-`scan` applies rules 2 and 4 and compares windows with prompts as ids; `Copies` compares them as text; `Met` knows
-which cells were counted. Their twins stand in `rules` and `text`; tests/test_observe_compiled.py holds them together.
+`scan` applies rules 2 and 4 and compares windows with prompts as ids; `Copies` compares them as text; `first_of` finds
+the first of each cell. Their twins stand in `rules` and `text`; tests/test_observe_compiled.py holds them together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     U32 = NDArray[np.uint32]
     I64 = NDArray[np.int64]
 
-_SMALLEST = 1 << 12
+_PART = 1 << 14  # names of a part at most, on average: their table has half a megabyte
 _LONGEST = 512  # bytes of a window's text
 _UNSEEN, _BROKEN = -1, -2  # lengths of tokens: not asked for yet; not whole characters by themselves
 
@@ -144,61 +144,106 @@ def scan(
 
 
 @njit(cache=True, nogil=True)
-def _met(windows: Any, choices: Any, table: Any, state: Any, fresh: Any, start: int) -> int:
-    """Whether each cell from `start` on is new; stops where the table is half full. state: [cells, whether the name 0,
-    which marks an empty place, was met]."""
-    mask = np.uint64(len(table) - 1)
-    h = windows.shape[1]
-    count, zero, at = state[0], state[1], start
-    while at < len(choices) and 2 * count < len(table):
-        name = np.uint64(h)
-        for i in range(h):
-            name = _mixed(name, np.uint64(windows[at, i]))
-        name = _mixed(name, np.uint64(choices[at]))
-        if name == np.uint64(0):
-            fresh[at] = zero == 0
-            zero = 1
-            at += 1
-            continue
-        slot = (name >> np.uint64(20)) & mask
-        while table[slot] != np.uint64(0) and table[slot] != name:
-            slot = (slot + np.uint64(1)) & mask
-        new = table[slot] == np.uint64(0)
-        table[slot] = name
-        fresh[at] = new
-        count += new
-        at += 1
-    state[0], state[1] = count, zero
-    return at
+def _cell_names(windows: Any, choices: Any, names: Any) -> None:
+    for i in range(len(choices)):
+        name = np.uint64(windows.shape[1])
+        for k in range(windows.shape[1]):
+            name = _mixed(name, np.uint64(windows[i, k]))
+        names[i] = _mixed(name, np.uint64(choices[i]))
+
+
+def cell_names(windows: NDArray[Any], choices: NDArray[Any], names: NDArray[np.uint64], at: int) -> int:
+    """Writes `prf.cell_ids` of windows (n, h) and tokens (n,) into names[at:]; returns where they end."""
+    _cell_names(windows, choices, names[at : at + len(choices)])
+    return at + len(choices)
 
 
 @njit(cache=True, nogil=True)
-def _moved(old: Any, table: Any) -> None:
-    mask = np.uint64(len(table) - 1)
-    for name in old:
-        if name != np.uint64(0):
-            slot = (name >> np.uint64(20)) & mask
-            while table[slot] != np.uint64(0):
+def _parted(names: Any, shift: Any, ends: Any, order: Any, sorted_names: Any) -> None:
+    """Names by their first bits, in their own order within each part. ends: where each part begins, then ends."""
+    for i in range(len(names)):
+        place = names[i] >> shift
+        sorted_names[ends[place]], order[ends[place]] = names[i], i
+        ends[place] += 1
+
+
+@njit(cache=True, nogil=True)
+def _counted(names: Any, shift: Any, counts: Any) -> None:
+    for name in names:
+        counts[name >> shift] += 1
+
+
+@njit(cache=True, nogil=True)
+def _first(names: Any, ends: Any, order: Any, bits: int, first: Any) -> None:
+    """first: whether no equal name stands before. A part fits into a table that stays in the processor's cache."""
+    largest, begin = 1, 0
+    for end in ends:
+        while largest < 2 * (end - begin):
+            largest *= 2
+        begin = end
+    table, begin = np.empty(largest, dtype=np.uint64), 0
+    for end in ends:
+        size, width = 2, 1
+        while size < 2 * (end - begin):
+            size *= 2
+            width += 1
+        mask = np.uint64(size - 1)
+        table[:size] = 0
+        zero = False
+        for i in range(begin, end):
+            name = names[i]
+            if name == np.uint64(0):  # which marks an empty place
+                first[order[i]], zero = not zero, True
+                continue
+            slot = (name << np.uint64(bits)) >> np.uint64(64 - width)
+            while table[slot] != np.uint64(0) and table[slot] != name:
                 slot = (slot + np.uint64(1)) & mask
+            first[order[i]] = table[slot] == np.uint64(0)
             table[slot] = name
+        begin = end
 
 
-@dataclass
-class Met:
-    """The names of the cells that were met, in a table of twice to eight times their number."""
+def first_of(names: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether each name is the first of its kind, as `np.unique(names, return_index=True)` says.
 
-    table: Any = field(default_factory=lambda: np.zeros(_SMALLEST, dtype=np.uint64))
-    state: Any = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
+    Names are parted by their first bits, then each part is looked up in a small table (radix-partitioned hashing,
+    Manegold, Boncz and Kersten 2002): memory is read in order, twice, where a table of all names waits for each.
+    """
+    bits = max(0, (len(names) // _PART).bit_length())
+    shift = np.uint64(63 if bits == 0 else 64 - bits)
+    counts = np.zeros(1 << max(bits, 1), dtype=np.int64)
+    _counted(names, shift, counts)
+    ends = counts.cumsum() - counts
+    order = np.empty(len(names), dtype=np.int64 if len(names) >= 2**32 else np.uint32)
+    parted = np.empty_like(names)
+    _parted(names, shift, ends, order, parted)
+    first = np.empty(len(names), dtype=np.bool_)
+    _first(parted, ends, order, max(bits, 1), first)
+    return first
 
-    def new(self, windows: U32, choices: U32) -> NDArray[np.bool_]:
-        """Whether each cell, (n, h) and (n,), is met for the first time, in this order."""
-        fresh, at = np.empty(len(choices), dtype=np.bool_), 0
-        windows = np.ascontiguousarray(windows)
-        while (at := _met(windows, choices, self.table, self.state, fresh, at)) < len(choices):
-            grown = np.zeros(4 * len(self.table), dtype=np.uint64)
-            _moved(self.table, grown)
-            self.table = grown
-        return fresh
+
+@njit(cache=True, nogil=True)
+def _taken(first: Any, part: Any, kept: Any, at: int) -> int:
+    windows, choices, documents, positions = part
+    kept_windows, kept_choices, kept_documents, kept_positions = kept
+    for i in range(len(first)):
+        if first[i]:
+            for k in range(windows.shape[1]):
+                kept_windows[at, k] = windows[i, k]
+            kept_choices[at], kept_documents[at], kept_positions[at] = choices[i], documents[i], positions[i]
+            at += 1
+    return at
+
+
+def taken(first: NDArray[np.bool_], parts: Sequence[tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
+    """Of the cells (windows, choices, documents, positions) of some parts those that are the first, end to end."""
+    count = int(np.count_nonzero(first))
+    kept = tuple(np.empty((count, *column.shape[1:]), dtype=column.dtype) for column in parts[0])
+    at = begin = 0
+    for part in parts:
+        at = _taken(first[begin : begin + len(part[1])], part, kept, at)
+        begin += len(part[1])
+    return kept
 
 
 @njit(cache=True, nogil=True)

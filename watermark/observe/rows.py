@@ -44,7 +44,7 @@ def rows_of(document: int, output: Output, asked: str) -> Iterator[Row]:
     """
     known = output.prompt_token_ids is not None or output.prompt is not None
     prompts: list[Given] = [(output.prompt_token_ids, output.prompt)] if known else []
-    texts = restored(asked)
+    texts = restored(asked) if asked else [asked]
     prompts += [(None, text) for text in texts[1:]]
     if output.token_ids is not None or output.text is None:
         yield Row(document, 0, (output.token_ids, None), 0, tuple(prompts), "\n".join(texts), False)
@@ -69,6 +69,9 @@ def likely(rows: Sequence[Row], answers: Sequence[Any]) -> Iterator[tuple[Row, A
     The flag is true for the first that is left of each turn: what the answer's own tokens are. A choice that knows
     texts and tokenizer alone.
     """
+    if len({(row.document, row.turn) for row in rows}) == len(rows):
+        yield from ((row, ids, True) for row, ids in zip(rows, answers, strict=True))
+        return
     for _, group in groupby(zip(rows, answers, strict=True), key=lambda each: (each[0].document, each[0].turn)):
         readings = list(group)
         if len(readings) == 1:

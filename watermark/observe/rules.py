@@ -244,13 +244,15 @@ class Rules:
     ) -> NDArray[np.bool_]:
         """Which cells' windows, as text without leading blanks, stand in their answer's prompt."""
         found = np.zeros(len(windows), dtype=bool)
+        if self.tokenizer is None or not any(texts):
+            return found
         at = np.flatnonzero(among & np.array([bool(text) for text in texts], dtype=bool)[documents])
         wholes = [bare(f" {text}") if text else _NOTHING for text in texts] if self.loosely and len(at) else []
         if len(at) and windows.dtype == np.uint32 and self._copies is not None:
             given = windows[at], documents[at]
             copied = self._copies.found_bare(*given, wholes) if self.loosely else self._copies.found(*given, texts)
             found[at], at = copied == 1, at[copied == UNKNOWN]
-        if self.tokenizer is None or not len(at):
+        if not len(at):
             return found
         _, first, which = np.unique(names[at], return_index=True, return_inverse=True)
         read = self.tokenizer.texts(windows[at[first]].tolist())

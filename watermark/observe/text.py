@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from watermark.ledger.filters import WindowFilter
     from watermark.mark import Watermark
-    from watermark.observe.compiled import Met
     from watermark.observe.rows import Row
     from watermark.outputs import Output
     from watermark.schemes import Scheme
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 VOTES = "votes"
 SAMPLED = 4
 BATCH = 512
+_SIFTED = 1 << 22  # cells that wait at most, or as many as were kept so far
 
 
 @dataclass(frozen=True)
@@ -186,12 +186,24 @@ class Reader:
             tokens=np.concatenate(self.lengths),
             skipped={reason: count for reason, count in skipped.items() if count},
             prompts_known=self.prompts_known,
-            samples=tuple(shown_cells(self.shown, np.where(positions < 0, -1, documents), positions)),
-            digest=hashlib.sha256(windows.astype("<u4").tobytes() + choices.astype("<u4").tobytes()).hexdigest(),
+            samples=tuple(self._samples(documents, positions)),
+            digest=_digest(windows, choices),
             weights={VOTES: np.ones(len(choices), dtype=np.int32)},
             restored=self.restored,
             templated=self.templated,
         )
+
+    def _samples(self, documents: NDArray[np.int64], positions: NDArray[np.int64]) -> Iterator[Sample]:
+        """The first answers with their own cells; documents ascend."""
+        first = int(np.searchsorted(documents, len(self.shown)))
+        positions = positions[:first]
+        return shown_cells(self.shown, np.where(positions < 0, -1, documents[:first]), positions)
+
+
+def _digest(windows: NDArray[np.uint32], choices: NDArray[np.uint32]) -> str:
+    hashed = hashlib.sha256(np.ascontiguousarray(windows, dtype="<u4").data)
+    hashed.update(np.ascontiguousarray(choices, dtype="<u4").data)
+    return hashed.hexdigest()
 
 
 @dataclass
@@ -205,18 +217,20 @@ class Distinct:
     repeated: int = 0
     waiting: list[_Part] = field(default_factory=list)
     kept: list[_Part] = field(default_factory=list)
-    met: Met | None = None
+    count: int = 0
+    names: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
 
     def add(self, part: _Part) -> None:
         """Takes cells (windows, choices, documents, positions) in reading order."""
         self.waiting.append(part)
-        if sum(len(choices) for _, choices, *_ in self.waiting) >= MANY and prf.backend() == "numba":
+        self.count += len(part[1])
+        if self.count >= max(_SIFTED, len(self.names)) and prf.backend() == "numba":
             self._sift()
 
     def finish(self) -> _Part:
         """All distinct cells in reading order."""
-        if self.met is not None:
-            self._sift()
+        if self.kept or (self.count >= MANY and prf.backend() == "numba"):
+            self._sift(last=True)
             return _joined(self.scheme, self.kept)
         windows, choices, documents, positions = _joined(self.scheme, self.waiting)
         _, first = np.unique(prf.cell_ids(*canonical(self.scheme, windows, choices)), return_index=True)
@@ -224,18 +238,27 @@ class Distinct:
         self.repeated += int((positions >= 0).sum() - (positions[first] >= 0).sum())
         return windows[first], choices[first], documents[first], positions[first]
 
-    def _sift(self) -> None:
-        from watermark.observe.compiled import Met
+    def _sift(self, *, last: bool = False) -> None:
+        """Keeps of those that wait what was not met. names: of all that are kept, for the next time."""
+        from watermark.observe.compiled import cell_names, first_of, taken
 
-        self.met = self.met or Met()
-        for windows, choices, documents, positions in self.waiting:
-            new = self.met.new(*canonical(self.scheme, windows, choices))
-            self.repeated += int((positions[~new] >= 0).sum())
-            self.kept.append((windows[new], choices[new], documents[new], positions[new]))
+        if not self.waiting:
+            return
+        known, own = len(self.names), sum(int((part[3] >= 0).sum()) for part in self.waiting)
+        names = np.empty(known + self.count, dtype=np.uint64)
+        names[:known], at = self.names, known
+        for part in self.waiting:
+            at = cell_names(*canonical(self.scheme, part[0], part[1]), names, at)
+        first = first_of(names)
+        self.kept.append(taken(first[known:], self.waiting))
+        self.repeated += own - int((self.kept[-1][3] >= 0).sum())
+        self.names, self.count = self.names if last else names[first], 0
         self.waiting.clear()
 
 
 def _joined(scheme: Scheme, parts: list[_Part]) -> _Part:
+    if len(parts) == 1:
+        return parts[0]
     empty = (
         np.empty((0, scheme.window), np.uint32),
         np.empty(0, np.uint32),
@@ -263,12 +286,19 @@ def _cells(rules: Rules, read: list[_Read], starts: dict[tuple[int, int], int]) 
     found = rules.scorable([ids for _, ids in read], prompts, [row.asked for row in rows])
     start = np.array([starts.get((row.document, row.turn), 0) for row in rows], dtype=np.int64)
     document = np.array([row.document for row in rows], dtype=np.int64)
-    positions = found.positions + start[found.documents] if starts else np.full_like(found.positions, -1)
-    return found.windows, found.choices, document[found.documents], positions
+    positions = found.positions if starts else np.full_like(found.positions, -1)
+    if start.any():
+        positions = positions + start[found.documents]
+    documents = found.documents
+    if (document != np.arange(len(rows))).any():
+        documents = document[documents]
+    return found.windows, found.choices, documents, positions
 
 
 def _one(readings: list[Any]) -> Any:
-    """The readings of one prompt end to end."""
+    """The readings of one prompt end to end; None where there is none."""
+    if not readings:
+        return None
     return readings[0] if len(readings) == 1 else end_to_end(readings)[0]
 
 
