@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -367,15 +368,19 @@ def test_hostile_names_do_not_leave_their_cell() -> None:
 # --- the page is held to its evidence
 
 
-def _edited(found: Evidence, tmp_path: Path, old: str, new: str) -> Path:
-    text = page(found)
+_rendered = cache(lambda: page(evidence_of("evidence found")))
+
+
+def _edited(tmp_path: Path, old: str, new: str) -> Path:
+    text = _rendered()
     assert old in text
     (tmp_path / "r.html").write_text(text.replace(old, new), "utf-8")
     return tmp_path / "r.html"
 
 
+@pytest.mark.slow
 def test_an_edited_weight_count_or_status_is_named(found: Evidence, tmp_path: Path) -> None:
-    assert verify(found, page=_edited(found, tmp_path, "<body>", "<body>"))[-1].name == "page"
+    assert verify(found, page=_edited(tmp_path, "<body>", "<body>"))[-1].name == "page"
     called = f"{trials(found)[0].called} of 99"
     forged = {
         (f"{weight_of(found).band} for Hp", "certainty for Hp"): "certainty for Hp",
@@ -384,12 +389,12 @@ def test_an_edited_weight_count_or_status_is_named(found: Evidence, tmp_path: Pa
     }
     for (old, new), said in forged.items():
         with pytest.raises(ReportInvalid, match=re.escape(said)) as refused:
-            verify(found, page=_edited(found, tmp_path, old, new))
+            verify(found, page=_edited(tmp_path, old, new))
         assert "this evidence gives" in str(refused.value)
 
 
 def test_the_heading_of_an_edit_is_named(found: Evidence, tmp_path: Path) -> None:
-    path = _edited(found, tmp_path, "no support for either over the other", "support for the alternative")
+    path = _edited(tmp_path, "no support for either over the other", "support for the alternative")
     with pytest.raises(ReportInvalid, match="under 'Two propositions, and what the evidence weighs'"):
         verify(found, page=path)
 
@@ -397,16 +402,16 @@ def test_the_heading_of_an_edit_is_named(found: Evidence, tmp_path: Path) -> Non
 def test_a_page_with_words_left_out_or_added_is_refused(found: Evidence, tmp_path: Path) -> None:
     for old, new in (("<h3>Limits</h3>", ""), ("</footer>", "<p>All is proved.</p></footer>")):
         with pytest.raises(ReportInvalid, match="it says"):
-            verify(found, page=_edited(found, tmp_path, old, new))
+            verify(found, page=_edited(tmp_path, old, new))
 
 
 def test_a_page_of_other_bytes_and_the_same_words_is_refused_as_such(found: Evidence, tmp_path: Path) -> None:
     with pytest.raises(ReportInvalid, match="its bytes are others"):
-        verify(found, page=_edited(found, tmp_path, '<td class="text">', '<td class="text" >'))
+        verify(found, page=_edited(tmp_path, '<td class="text">', '<td class="text" >'))
 
 
 def test_the_words_of_an_edit_are_shown_harmless(found: Evidence, tmp_path: Path) -> None:
-    path = _edited(found, tmp_path, "<h3>Limits</h3>", "<h3>\u202e" + "x" * 500 + "</h3>")
+    path = _edited(tmp_path, "<h3>Limits</h3>", "<h3>\u202e" + "x" * 500 + "</h3>")
     with pytest.raises(ReportInvalid) as refused:
         verify(found, page=path)
     assert "\u202e" not in str(refused.value)
