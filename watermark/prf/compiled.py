@@ -170,8 +170,11 @@ def _gained(row: Any, drawn: Any, shift: Any, gains: Any) -> None:
 
 
 @njit(inline="always")
-def _states_of_keys(window: Any, width: Any, words: Any, states: Any) -> None:
-    """One window (4 b,), filled up with zeros, under keys side by side: words (8, k) to states (4, k)."""
+def _states_of_keys(window: Any, width: Any, words: Any, token: Any, states: Any, drawn: Any) -> None:
+    """One window (4 b,), filled up with zeros, under keys side by side: words (8, k) to states (4, k).
+
+    drawn: (k,) uniforms of the first token after it, which most often is the only one.
+    """
     x0, x1, x2, x3 = window[0], window[1], window[2], window[3]
     if window.shape[0] == 4:
         for k in range(words.shape[1]):
@@ -179,6 +182,7 @@ def _states_of_keys(window: Any, width: Any, words: Any, states: Any) -> None:
             v2, v3 = uint32(words[2, k] ^ x2), uint32(words[3, k] ^ x3)
             v0, v1, v2, v3 = _last_rounds(v0, v1, v2, v3, words, k, width)
             states[0, k], states[1, k], states[2, k], states[3, k] = v0, v1, v2, v3
+            drawn[k] = _token(token, v0, v1, v2, v3)
         return
     for k in range(words.shape[1]):
         states[0, k], states[1, k] = uint32(words[0, k] ^ x0), uint32(words[1, k] ^ x1)
@@ -192,6 +196,7 @@ def _states_of_keys(window: Any, width: Any, words: Any, states: Any) -> None:
     for k in range(words.shape[1]):
         v0, v1, v2, v3 = _last_rounds(states[0, k], states[1, k], states[2, k], states[3, k], words, k, width)
         states[0, k], states[1, k], states[2, k], states[3, k] = v0, v1, v2, v3
+        drawn[k] = _token(token, v0, v1, v2, v3)
 
 
 @njit(inline="always")
@@ -218,11 +223,12 @@ def _totals(
     scores, part = np.empty(keys, np.int32), np.zeros((weights.shape[1], keys), np.int32)
     left = every
     for w in range(windows.shape[0]):
-        _states_of_keys(windows[w], width, words, states)
+        _states_of_keys(windows[w], width, words, tokens[starts[w]], states, drawn)
         for cell in range(starts[w], starts[w + 1]):
-            token = tokens[cell]
-            for k in range(keys):
-                drawn[k] = _token(token, states[0, k], states[1, k], states[2, k], states[3, k])
+            if cell > starts[w]:
+                token = tokens[cell]
+                for k in range(keys):
+                    drawn[k] = _token(token, states[0, k], states[1, k], states[2, k], states[3, k])
             if high.shape[0] == 0:
                 for k in range(keys):
                     scores[k] = np.int32(drawn[k] < below)
