@@ -15,12 +15,12 @@ from . import clash, console
 _LIBRARIES = (
     "wmark", "numpy", "scipy", "torch", "transformers", "tokenizers", "typer",
     "numba", "jinja2", "matplotlib", "pyarrow", "zstandard", "scikit-learn", "onnxruntime",
-    "pyrage", "keyring", "python-pkcs11", "psycopg", "weasyprint",
+    "pyrage", "keyring", "python-pkcs11", "psycopg", "ray", "weasyprint",
 )  # fmt: skip
 _EXTRAS = {
     "numba": "fast", "matplotlib": "evidence", "pyarrow": "scale", "zstandard": "scale", "scikit-learn": "sklearn",
     "onnxruntime": "onnx", "pyrage": "keys", "keyring": "keys", "python-pkcs11": "hsm", "weasyprint": "pdf",
-    "psycopg": "pg",
+    "psycopg": "pg", "ray": "ray",
 }  # fmt: skip
 
 
