@@ -545,7 +545,7 @@ def verdicts(rows: list[Row | Absent]) -> Iterator[str]:
         if row.most is not None:
             taken = 1 / row.ratio
             kept = "held" if taken <= row.most else "MISSED"
-            yield f"{row.part}: {taken:.3f} of {row.beside}, asked at most {row.most:.3g}: {kept}."
+            yield f"{row.part}, {row.what}: {taken:.3f} of {row.beside}, asked at most {row.most:.3g}: {kept}."
     gone = [row for row in rows if isinstance(row, Absent)]
     if gone:
         yield "Absent: " + "; ".join(f"{row.beside}" for row in gone) + "."
