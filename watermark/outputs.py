@@ -344,7 +344,7 @@ class _Frames(io.RawIOBase):
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    parquet = _pyarrow("pyarrow.parquet", path)
+    parquet = pyarrow_part("pyarrow.parquet", path)
     try:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
             yield from batch_rows(batch)
@@ -388,7 +388,7 @@ def _arrow_rows(folder: Path) -> Iterator[dict[str, Any]]:
     for path in parquets if not arrows else []:
         yield from _parquet_rows(path)
     for path in arrows:
-        ipc = _pyarrow("pyarrow.ipc", folder)
+        ipc = pyarrow_part("pyarrow.ipc", folder)
         try:
             with path.open("rb") as stream:
                 for batch in ipc.open_stream(stream):
@@ -397,7 +397,8 @@ def _arrow_rows(folder: Path) -> Iterator[dict[str, Any]]:
             raise OutputsInvalid(f"{path} is not a readable Arrow file: {error}") from None
 
 
-def _pyarrow(module: str, path: Path) -> Any:
+def pyarrow_part(module: str, path: Path) -> Any:
+    """A module of pyarrow. Raises ExtraMissing, naming the file to be read, where it is not installed."""
     import importlib
 
     try:

@@ -7,13 +7,24 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar
 
 from watermark.errors import OutputsInvalid, WorkInvalid
 from watermark.files import canonical_json
-from watermark.outputs import Outputs, Raw, batch_rows, check_fields, decoded_lines, numbered_lines, present, unpacked
+from watermark.outputs import (
+    Outputs,
+    Raw,
+    batch_rows,
+    check_fields,
+    decoded_lines,
+    numbered_lines,
+    present,
+    pyarrow_part,
+    unpacked,
+)
 from watermark.scale.store import Store
 from watermark.sealed import Refusal, Sealed, unsealed
 
@@ -218,7 +229,7 @@ def _table_blocks(store: Store, name: str, kind: str, row: int, block_bytes: int
 
 def _parquet_parts(store: Store, name: str) -> Iterator[tuple[int, int]]:
     """(rows, bytes) of each row group; the bytes of lists of ids are counted, for a dictionary makes them few."""
-    with _parquet(store, name) as (table, _):
+    with _parquet(store, name) as table:
         for group in range(table.metadata.num_row_groups):
             described = table.metadata.row_group(group)
             values = sum(described.column(number).num_values for number in range(described.num_columns))
@@ -230,31 +241,19 @@ def _arrow_parts(store: Store, name: str) -> Iterator[tuple[int, int]]:
         yield batch.num_rows, batch.nbytes
 
 
-class _parquet:
-    """A Parquet file, opened as (file, stream). Raises OutputsInvalid if it is not readable."""
-
-    def __init__(self, store: Store, name: str) -> None:
-        self.store, self.name = store, name
-
-    def __enter__(self) -> tuple[Any, IO[bytes]]:
-        from watermark.outputs import _pyarrow
-
-        module = _pyarrow("pyarrow.parquet", Path(self.name))
-        self.stream = self.store.open(self.name)
+@contextmanager
+def _parquet(store: Store, name: str) -> Iterator[Any]:
+    """A Parquet file, open. Raises OutputsInvalid if it is not readable."""
+    module = pyarrow_part("pyarrow.parquet", Path(name))
+    with store.open(name) as stream:
         try:
-            return module.ParquetFile(self.stream), self.stream
+            yield module.ParquetFile(stream)
         except (OSError, ValueError) as error:
-            self.stream.close()
-            raise OutputsInvalid(f"{self.name} is not readable Parquet: {error}") from None
-
-    def __exit__(self, *exception: object) -> None:
-        self.stream.close()
+            raise OutputsInvalid(f"{name} is not readable Parquet: {error}") from None
 
 
 def _arrow_batches(store: Store, name: str) -> Iterator[Any]:
-    from watermark.outputs import _pyarrow
-
-    ipc = _pyarrow("pyarrow.ipc", Path(name))
+    ipc = pyarrow_part("pyarrow.ipc", Path(name))
     try:
         with store.open(name) as stream:
             yield from ipc.open_stream(stream)
@@ -281,7 +280,7 @@ def records_of(block: Block, given: Store, work: Store, told: str, *, folder: bo
 
 
 def _parquet_rows(store: Store, block: Block) -> Iterator[dict[str, Any]]:
-    with _parquet(store, block.file) as (table, _):
+    with _parquet(store, block.file) as table:
         groups: list[int] = []
         at = first = 0
         for group in range(table.metadata.num_row_groups):
