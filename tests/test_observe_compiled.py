@@ -158,6 +158,13 @@ def test_copies_are_what_stands_in_the_prompt_without_leading_blanks(windows, te
     assert len(asked) == len(set(asked))  # each is spelt once
 
 
+def test_a_window_does_not_run_from_one_prompt_into_the_next():
+    copies = Copies(lambda ids: [["ab", "cde", "e"][i] for i in ids], 3)
+    windows, texts = np.array([[0, 1], [0, 1], [2, 2]], dtype=np.uint32), ["zabcd", "e abcde", "e"]
+    assert copies.found(windows, np.arange(3), texts).tolist() == [0, 1, 0]
+    assert copies.found_bare(windows, np.arange(3), [bare(text) for text in texts]).tolist() == [0, 1, 0]
+
+
 LOOSE = ["a", "B", " Ab", "_", "-", "1", " ", "\n", "é", "&", "amp;", "<p>", "“", "\\n", "?!", "", "Ｋ", "\x1c"]
 asked_loosely = st.lists(st.sampled_from([*LOOSE, "ab 1", "a-b", "&lt;"]), max_size=12).map("".join)
 
