@@ -25,7 +25,7 @@ from watermark.evidence import Evidence
 from watermark.keys import decoy_keys
 from watermark.mark import Watermark
 from watermark.outputs import Output
-from watermark.plan import before_asking, check, model_named, plan, read_dated, read_plan
+from watermark.plan import Dated, before_asking, check, model_named, plan, read_dated, read_plan
 from watermark.probe.log import QueryLog, log_path
 from watermark.probe.question import Attempt, Draw, Question
 from watermark.prompts import Prompt
@@ -434,3 +434,19 @@ def test_command_writes_a_plan_and_says_what_it_finds(mark, folder, tmp_path):
     less = [*run, "--access", "text", "--alternative", "less", "--output", str(tmp_path / "less.json")]
     assert "nobody was measured leaning to red" in CliRunner().invoke(app, less).stdout
     assert CliRunner().invoke(app, [*run, "--access", "mind", *where]).exit_code == 2
+
+
+def test_texts_put_before_an_open_model_need_a_plan_with_a_stamp(mark, folder, answers, tokenizer, tmp_path):
+    tiny_model(tmp_path / "model", seed=3)
+    made = plan(mark, access="logits", prompts=folder / "probes.jsonl", tokens_per_answer=30, slope=9.0)
+    run = {"tokenizer": tokenizer, "suspect": tmp_path / "model", "decoys": made.decoys}
+    with pytest.raises(PlanMismatch, match="bears no time stamp: only its maker says that it came first"):
+        detect(answers, mark, plan=made, **run)
+    early = beforehand.Since("2026-01-05T09:00:00+00:00", "an authority", checked=True)
+    found = detect(answers, mark, plan=Dated(dataclasses.replace(made, created=early.time), early), **run)
+    assert (found.plan["status"], found.plan["mismatches"]) == ("confirmatory", [])
+    assert found.plan["first_question"] is not None
+    assert not found.plan["named_in_log"]
+    late = beforehand.Since("2100-01-01T00:00:00+00:00", "an authority")
+    with pytest.raises(PlanMismatch, match="made later, at 2100"):
+        detect(answers, mark, plan=Dated(made, late), **run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def asked(answers: Any) -> Asked | None:
     header, requests = read_log(log_path(path))
     sent = [str(line["time_sent"]) for line in requests]
     return Asked(str(header["created"]), min(sent, key=moment) if sent else None, header.get("plan"))
+
+
+def put_now() -> Asked:
+    """What stands for a query log where texts are put before an open model: they are put there in this very run.
+
+    Nobody can see whether that was done before, so that a plan without a time stamp is its maker's word.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Asked(now, now, None)
 
 
 def departures(digest: str, made: Since, said: Asked | None) -> list[str]:

@@ -374,6 +374,8 @@ class Held:
         prompts, planned = [output.prompt for output in self.source], self.plan.plan
         mismatches = check(planned, prompts=prompts, **self.options, **read)
         said = beforehand.asked(self.source)
+        if said is None and self.options["access"] == "logits":
+            said = beforehand.put_now()
         mismatches += beforehand.departures(planned.digest, self.plan.since, said)
         stamp = planned.stamp(mismatches, exploratory=self.exploratory)
         return stamp | beforehand.told(self.plan.since, said)

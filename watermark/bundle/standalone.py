@@ -651,9 +651,12 @@ def check_plan_signatures(case: Path, index: dict[str, Any]) -> str:
 def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], authorities: Sequence[Path] = ()) -> str:
     """Key and plan are older than the first question: by their own word, and by a time stamp where there is one."""
     log, first = questions(case, index)
+    put = first is None and evidence.get("access") == "logits"  # no questions: texts were put before an open model
+    if put:
+        first = evidence["created"]
     plan = read_json(case, role(index, "plan")) if has(case, index, "plan") else None
     confirmatory = (evidence.get("plan") or {}).get("status") == "confirmatory"
-    if first is not None and moment(first) < moment(log["created"]):
+    if first is not None and not put and moment(first) < moment(log["created"]):
         raise Wrong(f"the query log was begun at {log['created']}, after its first question ({first})")
     said = []
     for what, made, token, over in (
@@ -684,7 +687,7 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], aut
             )
         said.append("NOT CHECKED: no query log says when the first question was asked")
     else:
-        said.append(f"the first question was asked at {first}")
+        said.append(f"{'texts were put before the model by' if put else 'the first question was asked at'} {first}")
         if confirmatory:
             said.append(check_named(case, index, evidence, log))
     return "; ".join(said)
