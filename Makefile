@@ -27,7 +27,6 @@ lint: $(READY)
 
 # Detection on a Ray cluster of two nodes on loopback, one of them killed at work.
 ray-test: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
 	$(BIN)/python -m pytest tests/test_scale_ray.py
 
 study: $(READY)
