@@ -104,7 +104,10 @@ def open_source(where: str | Path) -> Source:
 
         return PostgresStore(str(where), write=False)
     if not is_url(where) and not Path(where).exists():
-        raise LedgerInvalid(f"{where} cannot be read: No such file or directory")
+        raise LedgerInvalid(
+            f"{where} cannot be read: No such file or directory",
+            hint="pass the ledger that `wmark generate --ledger` or a server's `Ledger` wrote",
+        )
     if kind == "Parquet":
         from watermark.ledger.parquet import ParquetSource
 
