@@ -198,3 +198,18 @@ def test_composed_and_decomposed_words_are_told_apart():
     text = "e\u0301tude étude " * 30
     assert text != unicodedata.normalize("NFC", text)
     assert _rows(made.encode([text])) == _whole(_backend("qwen"), [text])
+
+
+def test_what_was_interrupted_leaves_nothing_half_known(twin, monkeypatch):
+    """Ctrl-C in a notebook, and the same tokenizer is used again."""
+    made, texts = Chunks.of(_backend("gpt2")), ["a brave new wörld of things", "and another"]
+    assert made is not None
+
+    def stopped(texts: list[str]) -> list[list[int]]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as here:
+        here.setattr(made, "_encoded", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            made.encode(texts)
+    assert _rows(made.encode(texts)) == _whole(_backend("gpt2"), texts)

@@ -119,9 +119,11 @@ class Chunks:
             return self._by_word(texts)
         from watermark.chunks.compiled import Table
 
-        if self._table is None or len(self._table) > _ENTRIES or self._table.size > _BYTES:
-            self._table = Table(self.cut, _LONG)
-        found: tuple[U32, I64] = self._table.encode(texts, self._fresh)
+        table, self._table = self._table, None  # one that was left while it learned is not used again
+        if table is None or len(table) > _ENTRIES or table.size > _BYTES:
+            table = Table(self.cut, _LONG)
+        found: tuple[U32, I64] = table.encode(texts, self._fresh)
+        self._table = table
         return found
 
     def _by_word(self, texts: Sequence[str]) -> tuple[U32, I64]:
