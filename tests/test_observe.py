@@ -230,6 +230,18 @@ def test_samples_say_which_token_became_which_cell():
     assert sorted(shown[shown >= 0]) == np.flatnonzero(seen.documents < 4).tolist()
 
 
+def test_text_of_ids_is_not_tidied_up(teacher_folder):
+    """A hub's tokenizer may take blanks away before signs; the prompt that a window is compared with still has them."""
+    transformers = pytest.importorskip("transformers")
+    tidy = {"clean_up_tokenization_spaces": True}
+    tidy["clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"] = True
+    wrapped = Tokenizer.wrap(
+        transformers.PreTrainedTokenizerFast(tokenizer_file=str(teacher_folder / "tokenizer.json"), **tidy)
+    )
+    said = "He did n't know , and it was fine ."
+    assert wrapped.texts(wrapped.encode([said])) == [said]
+
+
 def test_text_without_a_tokenizer_is_refused():
     with pytest.raises(OutputsInvalid, match="no tokenizer was given"):
         observe([Output("a", text="hello")], _mark(2))

@@ -103,11 +103,12 @@ class Tokenizer:
         return type(getattr(self._backend, "decoder", None)).__name__ == "ByteLevel"
 
     def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of ids."""
+        """The text of each row of ids, every blank as the ids have it."""
         if hasattr(self._backend, "decode_batch"):
             decoded: list[str] = self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=False)
             return decoded
-        return [self._backend.decode(list(row), skip_special_tokens=False) for row in rows]
+        plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return [self._backend.decode(list(row), **plain) for row in rows]
 
     def spellings(self) -> list[bytes | None]:
         """The bytes that each id stands for, by id; None for special tokens and ids that are not used.
