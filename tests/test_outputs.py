@@ -216,6 +216,11 @@ BAD = {
     ),
     "deep nesting": (GOOD + b"[" * 100_000 + b"\n", "line 3: not a JSON object", "mend"),
     "half a surrogate pair": (GOOD + b'{"text": "cut \\ud83d"}\n', "line 3", None),
+    "half a surrogate pair in a name": (
+        GOOD + b'{"id": "cut \\ud83d", "text": "x"}\n',
+        "line 3: 'id' holds",
+        "--skip-bad",
+    ),
 }
 
 

@@ -177,8 +177,10 @@ class Outputs:
         if text is not None and not isinstance(text, str):
             raise OutputsInvalid(f"{where}: 'text' should be a string, found {type(text).__name__}")
         _check_characters(text or "", where, "text")
+        name = str(index if record.get("id") is None else record["id"])
+        _check_characters(name, where, "id")
         return Output(
-            id=str(index if record.get("id") is None else record["id"]),
+            id=name,
             text=text,
             token_ids=None if ids is None else _ids(ids, where, "token_ids"),
             prompt=_prompt(record.get("prompt"), where),
