@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from watermark.errors import PlanMismatch
+from watermark.errors import LedgerInvalid, PlanMismatch
 from watermark.probe.log import log_path, read_log
 from watermark.timestamps import moment, read_stamp_file, stamp_beside
 
@@ -78,8 +78,10 @@ def asked(answers: Any) -> Asked | None:
     if path is None or not log_path(path).exists():
         return None
     header, requests = read_log(log_path(path))
-    sent = [str(line["time_sent"]) for line in requests]
-    return Asked(str(header["created"]), min(sent, key=moment) if sent else None, header.get("plan"))
+    sent, named = [str(line.get("time_sent")) for line in requests], header.get("plan")
+    if named is not None and not isinstance(named, dict):
+        raise LedgerInvalid(f"{log_path(path)}: what its first line says of a plan is not what `wmark probe` writes")
+    return Asked(str(header.get("created")), min(sent, key=moment) if sent else None, named)
 
 
 def put_now() -> Asked:
@@ -91,14 +93,17 @@ def put_now() -> Asked:
     return Asked(now, now, None)
 
 
-def departures(digest: str, made: Since, said: Asked | None) -> list[str]:
+def departures(digest: str, made: Since, said: Asked | None, *, answered: bool = False) -> list[str]:
     """Why a run cannot be called confirmatory by what its log says; an empty list if nothing speaks against it.
 
-    The plan is older than the first question: the log was begun under it and names it, or a time stamp shows it.
+    answered: there are answers, so that the log must hold a question. The plan is older than the first question: the
+    log was begun under it and names it, or a time stamp shows it.
     """
     if said is None:
         return ["no query log stands beside the answers, so that nobody can see whether the plan came first"]
     found = []
+    if answered and said.first is None:
+        found.append("the query log holds no question, so that nobody can see whether the plan came first")
     if said.first is not None and moment(said.first) < moment(made.time):
         by = "" if made.by == WORD else f", by {made.by}"
         found.append(f"the first question was asked at {said.first}, the plan made later, at {made.time}{by}")

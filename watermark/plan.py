@@ -376,7 +376,7 @@ class Held:
         said = beforehand.asked(self.source)
         if said is None and self.options["access"] == "logits":
             said = beforehand.put_now()
-        mismatches += beforehand.departures(planned.digest, self.plan.since, said)
+        mismatches += beforehand.departures(planned.digest, self.plan.since, said, answered=True)
         stamp = planned.stamp(mismatches, exploratory=self.exploratory)
         return stamp | beforehand.told(self.plan.since, said)
 

@@ -298,7 +298,10 @@ def test_a_log_with_another_first_question_is_refused_by_custody(bag):
         previous = alone.sha256(alone.canonical(body))
         made.append(alone.canonical(body | {"hash": previous}) + b"\n")
     path.write_bytes(b"".join(made))
-    _refused(_resealed(bag), "the query log does not end where custody took it over")
+    _refused(_resealed(bag), "the evidence gives 2026-03-02.* for the first question, the query log 2026-04-02")
+    index, evidence = alone.read_json(bag, "data/case.json"), alone.read_json(bag, "data/evidence.json")
+    with pytest.raises(alone.Wrong, match="the query log does not end where custody took it over"):
+        alone.check_custody(bag, index, evidence)
 
 
 def test_a_back_dated_plan_is_refused(case, bag, tmp_path, authority):

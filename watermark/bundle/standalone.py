@@ -46,6 +46,7 @@ HEX = re.compile(r"[0-9a-f]{64}")
 TAGGED = ["bag-info.txt", "bagit.txt", "manifest-sha256.txt"]
 LATER = ["attestation.dsse.json", "attestation.tsr", "custody.jsonl", "tagmanifest-sha256.txt"]
 KEPT = [*TAGGED, *(name for name in LATER if name != "custody.jsonl")]  # of a bundle before its redaction
+REMOVED = ["cells", "report", "rows", "vocabulary"]  # what a redaction takes out whole, beside controls
 # SubjectPublicKeyInfo (RFC 5280) of an Ed25519 key and of one on P-256, without their 32 and 65 bytes
 ED25519 = bytes.fromhex("302a300506032b6570032100")
 P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
@@ -194,6 +195,14 @@ def check_contents(case: Path, index: dict[str, Any], redaction: dict[str, Any])
         raise Wrong(f"{name} is not in data/case.json; it was slipped in")
     if not redaction:
         return f"the bundle of case {index['case'][:16]}…, {len(named)} files, nothing redacted"
+    removable = {f"data/{index['files'][part]}" for part in REMOVED if part in index["files"]}
+    removable |= {f"data/{name}" for name in index["controls"]}
+    for name in removed:
+        if name in there or name not in removable:
+            raise Wrong(
+                f"data/redaction.json says that {name} was removed, "
+                + ("and it stands in the bundle" if name in there else "which no redaction takes out")
+            )
     for name, digest in listed_in(case / "original", "tagmanifest-sha256.txt").items():
         if name not in TAGGED or sha256_of(case / "original" / name) != digest:
             raise Wrong(f"original/{name} is not the file in original/tagmanifest-sha256.txt; it was changed")
@@ -239,13 +248,21 @@ def check_evidence_digest(case: Path, index: dict[str, Any], evidence: dict[str,
         body = {name: value for name, value in evidence.items() if name != "digest"}
         if sha256(canonical(body)) != evidence["digest"]:
             raise Wrong("the evidence does not match its digest; it was changed after it was written")
+        if has(case, index, "hashes"):
+            check_parts(case, index, evidence, [sha256(canonical(part)) for part in shown])
         return f"the evidence ({evidence['format']}) matches its digest {evidence['digest'][:16]}…"
+    check_parts(
+        case, index, evidence, [part["redacted"] if "redacted" in part else sha256(canonical(part)) for part in shown]
+    )
+    return f"the evidence matches the hashes of its parts; {len(hidden)} answers on display are redacted"
+
+
+def check_parts(case: Path, index: dict[str, Any], evidence: dict[str, Any], shown: list[str]) -> None:
+    """The evidence has the hashes that a redacted copy of it would be held to. shown: of the answers on display."""
     parts = read_json(case, role(index, "hashes"))["evidence"]
     rest = {name: value for name, value in evidence.items() if name not in ("digest", "shown")}
-    hashes = [part["redacted"] if "redacted" in part else sha256(canonical(part)) for part in shown]
-    if sha256(canonical(rest)) != parts["without_shown"] or hashes != parts["shown"]:
+    if sha256(canonical(rest)) != parts["without_shown"] or shown != parts["shown"]:
         raise Wrong("the evidence does not match the hashes of its parts; it was changed after it was written")
-    return f"the evidence matches the hashes of its parts; {len(hidden)} answers on display are redacted"
 
 
 def check_arithmetic(evidence: dict[str, Any]) -> str:
@@ -543,7 +560,7 @@ def check_answers(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -
         if found != stated["sha256"]:
             raise Wrong(f"{path} is not the file that was tested; it was changed or swapped")
         return f"{path} is the file that was tested ({found[:16]}…)"
-    hidden = 0
+    hidden = number = 0
     listed = iter(hashes["lines"])
     for number, line in enumerate(lines_of(case, path), 1):
         answer = parsed(line, path, number)
@@ -563,6 +580,7 @@ def check_log(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> st
     """The log's chain is unbroken, and its answers are those in the bundle: none swapped, dropped or added."""
     _, requests = chained(case, role(index, "log"), "wmark-probe-log/1")
     logged = {line["id"]: line["answer_sha256"] for line in requests if line["answer_sha256"]}
+    again = sum(bool(line["answer_sha256"]) for line in requests) - len(logged)
     seen, hidden = set(), 0
     plain = has(case, index, "answers") and read_json(case, role(index, "hashes"))["answers"]["lines"] is not None
     for number, line in enumerate(lines_of(case, role(index, "answers")) if plain else [], 1):
@@ -580,6 +598,8 @@ def check_log(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> st
     _, earliest = questions(case, index)
     first = f", the first at {earliest}" if requests else ""
     held = f"{len(seen):,} answers are the logged ones" if plain else "NOT CHECKED: answers are not here line by line"
+    if again:
+        held += f"; NOT CHECKED: {again} more were logged and asked for again, of which the responses hold the last"
     return f"{len(requests):,} requests in an unbroken chain{first}; {held}" + (
         f" ({hidden} redacted)" if hidden else ""
     )
@@ -615,6 +635,11 @@ def check_plan(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> s
         return f"the plan {plan['digest'][:16]}… came later: the evidence was made without one, and is exploratory"
     if stated["digest"] != plan["digest"]:
         raise Wrong("the plan in the bundle is not the one that the evidence was made under")
+    for name in sorted(set(stated) & set(plan)):
+        if stated[name] != plan[name]:
+            raise Wrong(f"the evidence gives the plan's {name} as {stated[name]!r}, the plan itself as {plan[name]!r}")
+    if stated["status"] not in ("confirmatory", "exploratory"):
+        raise Wrong(f"the run's status under its plan is neither confirmatory nor exploratory: {stated['status']!r}")
     if plan["mark"]["commitment"] != evidence["mark"]["commitment"]:
         raise Wrong(
             f"the plan is about the key with commitment {plan['mark']['commitment'][:16]}…, the evidence about "
@@ -655,21 +680,31 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], aut
     if put:
         first = evidence["created"]
     plan = read_json(case, role(index, "plan")) if has(case, index, "plan") else None
-    confirmatory = (evidence.get("plan") or {}).get("status") == "confirmatory"
+    stated = evidence.get("plan") or {}
+    confirmatory = stated.get("status") == "confirmatory"
+    if confirmatory and plan is None:
+        raise Wrong("the run is called confirmatory, and its plan is not in the bundle: nobody can hold it to that")
+    if log and stated.get("first_question") not in (None, first):
+        raise Wrong(f"the evidence gives {stated['first_question']} for the first question, the query log {first}")
     if first is not None and not put and moment(first) < moment(log["created"]):
         raise Wrong(f"the query log was begun at {log['created']}, after its first question ({first})")
     said = []
     for what, made, token, over in (
         ("the key", evidence["mark"].get("created"), "commitment_token", evidence["mark"]["commitment"].encode()),
-        ("the plan", plan and plan["created"], "plan_token", None),
+        ("the plan", None if plan is None else str(plan["created"]), "plan_token", None),
     ):
-        if made is None:
+        if what == "the plan" and made is None:
             continue
         stamped = None
         if has(case, index, token):
             digest = sha256(over) if over is not None else sha256_of(case / role(index, "plan"))
             stamped, _ = stamp_of(case / role(index, token), digest, f"the time stamp of {what}", authorities)
         by = "by its own word alone" if stamped is None else f"by a time stamp of {stamped}"
+        if made is None and stamped is None:
+            said.append("NOT CHECKED: the evidence does not say when its key was made")
+            continue
+        if what == "the plan":
+            check_since(stated.get("since"), str(made), stamped)
         last = str(stamped or made)
         if first is not None and moment(last) > moment(first):
             if what == "the plan" and not confirmatory:
@@ -691,6 +726,17 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], aut
         if confirmatory:
             said.append(check_named(case, index, evidence, log))
     return "; ".join(said)
+
+
+def check_since(since: dict[str, Any] | None, made: str, stamped: str | None) -> None:
+    """What the evidence says of the plan's age is what the plan and its time stamp say."""
+    if since is None:
+        return
+    by_stamp = since["by"] != "its maker's word" or since["authority"] is not None
+    if by_stamp and stamped is None:
+        raise Wrong("the evidence says since when a time stamp dates its plan, and the bundle holds no such stamp")
+    if moment(since["time"]) != moment(str(stamped) if by_stamp else made):
+        raise Wrong(f"the evidence says that its plan is there since {since['time']}; it is so since {stamped or made}")
 
 
 def questions(case: Path, index: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -936,23 +982,26 @@ def check_stamp(case: Path, authorities: Sequence[Path] = ()) -> str:
 
 def stamp_of(path: Path, digest: str, what: str, authorities: Sequence[Path] = ()) -> tuple[str, str]:
     """(UTC time, how surely) of a time stamp over a SHA-256; Wrong if it is over other bytes, or of nobody named."""
-    ran = openssl("ts", "-reply", "-in", path, "-text")
     token = read(path.parent, path.name, 1 << 20)
     if bytes.fromhex(digest) not in token:
         raise Wrong(f"{what} is over other bytes: it does not hold SHA-256 {digest[:16]}…")
-    found = re.search(rb"\x18\x0f(\d{14})Z", token)  # GeneralizedTime of the token's genTime
-    if found is None:
-        raise Wrong(f"{what} names no time")
-    when = datetime.strptime(found[1].decode(), "%Y%m%d%H%M%S").replace(tzinfo=UTC).isoformat()
+    ran = bare_token(path)
     if ran is None:
+        found = re.search(rb"\x18[\x0f-\x17](\d{14})(?:\.\d+)?Z", token[token.index(bytes.fromhex(digest)) :])
+        if found is None:
+            raise Wrong(f"{what} names no time")
+        when = datetime.strptime(found[1].decode(), "%Y%m%d%H%M%S").replace(tzinfo=UTC).isoformat()
         return when, "NOT CHECKED further: openssl is needed"
-    said = bytes.fromhex(
-        "".join(re.findall(r"[0-9a-f]{4} - ([0-9a-f -]{47})", ran[1].decode("latin-1")))
-        .replace(" ", "")
-        .replace("-", "")
-    )
-    if ran[0] != 0 or b"Granted" not in ran[1] or not said.startswith(bytes.fromhex(digest)):
+    dumped = re.findall(r"[0-9a-f]{4} - ([0-9a-f -]{47})", ran[1].decode("latin-1"))
+    said = bytes.fromhex("".join(dumped).replace(" ", "").replace("-", ""))
+    if ran[0] != 0 or not said.startswith(bytes.fromhex(digest)):
         raise Wrong(f"{what} was not granted over SHA-256 {digest[:16]}…")
+    named = re.search(rb"\nTime stamp: ([A-Z][a-z]{2}) +(\d+) ([0-9:]{8})(?:\.\d+)? (\d{4}) GMT", ran[1])
+    if named is None:
+        raise Wrong(f"{what} names no time")
+    month, day, clock, year = (part.decode() for part in named.groups())
+    number = "JanFebMarAprMayJunJulAugSepOctNovDec".index(month) // 3 + 1
+    when = f"{year}-{number:02}-{int(day):02}T{clock}+00:00"
     if not authorities:
         return when, "whose word that is was not asked (--authority TSA.pem)"
     for authority in authorities:
@@ -960,6 +1009,15 @@ def stamp_of(path: Path, digest: str, what: str, authorities: Sequence[Path] = (
         if checked is not None and checked[0] == 0:
             return when, "the named authority gave it"
     raise Wrong(f"{what} was not given by the named authority")
+
+
+def bare_token(path: Path) -> tuple[int, bytes] | None:
+    """(exit code, text) of the token in an authority's answer, without the status, whose words no signature covers."""
+    with tempfile.TemporaryDirectory() as folder:
+        ran = openssl("ts", "-reply", "-in", path, "-token_out", "-out", Path(folder) / "token")
+        if ran is None or ran[0] != 0:
+            return ran
+        return openssl("ts", "-reply", "-in", Path(folder) / "token", "-token_in", "-text")
 
 
 def openssl(*arguments: str | Path) -> tuple[int, bytes] | None:
@@ -993,6 +1051,10 @@ def check_numbers(
             yield "key", open_commitment(key, evidence)[1]
         return
     windows, choices, weights = read_cells(case, role(index, "cells"))
+    if evidence["access"] == "text" and not (weights["votes"] == 1).all():
+        raise Wrong("every cell of text has one vote, and in the file of cells some have another number")
+    if known(evidence["mark"]) and windows.shape[1] != scheme["parameters"]["window"]:
+        raise Wrong(f"windows in the file of cells are {windows.shape[1]} tokens wide, the scheme's are not")
     names = sorted(weights) if evidence["access"] != "text" else []
     same_cells(evidence, windows, choices, [weights[name] for name in names])
     told = f"{len(choices):,} cells match the digest of the observations; "
@@ -1084,7 +1146,7 @@ def check_rows(case: Path, index: dict[str, Any], evidence: dict[str, Any], cell
     rows = [parsed(line, role(index, "rows"), n) for n, line in enumerate(lines_of(case, role(index, "rows")), 1)]
     if [row["document"] for row in rows] != list(range(len(answers))):
         raise Wrong(f"{role(index, 'rows')} does not hold each response once, in order")
-    there, met, otherwise = set(map(tuple, cells.tolist())), set(), 0
+    there, met, prompted, otherwise = set(map(tuple, cells.tolist())), set(), set(), 0
     if len(there) < len(cells):
         raise Wrong("a cell is counted twice")
     for row, answer in zip(rows, answers):
@@ -1097,6 +1159,7 @@ def check_rows(case: Path, index: dict[str, Any], evidence: dict[str, Any], cell
                 "at will"
             )
         otherwise += missing > 0
+        prompted |= set(scorable(as_asked(row, answer), width, special, spelled)) - allowed - there
         met |= allowed
     invented = len(there - met)
     if invented and all(answer.get("token_ids") is not None for answer in answers):
@@ -1106,9 +1169,11 @@ def check_rows(case: Path, index: dict[str, Any], evidence: dict[str, Any], cell
     )
     if invented or otherwise:
         told += (
-            f"; {invented:,} from readings that undo escaping and copying are as stated, {otherwise:,} responses were "
+            f"; NOT CHECKED: {invented:,} from readings that undo escaping and copying are as stated, {otherwise:,} "
         )
-        told += "read otherwise than they came"
+        told += "responses were read otherwise than they came"
+    if prompted:
+        told += f"; NOT CHECKED: {len(prompted):,} cells were left out as prompts', which as they came do not hold them"
     return told
 
 
@@ -1125,6 +1190,15 @@ def scorable(
         if asked and spelled and b"".join(spelled[i] for i in window).decode("utf-8", "replace").lstrip() in asked:
             continue
         yield (*window, ids[place])
+
+
+def as_asked(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """A response with its prompt as it came alone, not in other readings, which are the owner's word."""
+    asked = answer.get("prompt") or ""
+    if not isinstance(asked, str):
+        asked = "\n".join(turn["content"] for turn in asked)
+    ids = answer.get("prompt_token_ids")
+    return {"ids": row["ids"], "asked": asked, "prompt_ids": None if ids is None else [ids]}
 
 
 def check_spelling(row: dict[str, Any], answer: dict[str, Any], spelled: dict[int, bytes]) -> None:
@@ -1554,6 +1628,8 @@ def main() -> int:
     parser.add_argument("--threshold", type=int, default=1, help="how many of the named signers must have signed")
     parser.add_argument("--authority", type=Path, action="append", default=[], help="certificate of an authority")
     given = parser.parse_args()
+    if not 1 <= given.threshold <= max(1, len(given.signer)):
+        parser.error(f"{given.threshold} signatures of {len(given.signer)} named signers cannot be")
     sys.stdout = io.TextIOWrapper(sys.stdout.buffer, "utf-8", "backslashreplace", line_buffering=True)
     left = 0
     try:

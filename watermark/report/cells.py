@@ -88,6 +88,8 @@ def _decoys(seen: Observations, mark: Watermark, count: int) -> NDArray[np.int64
 
 def _votes(found: Evidence, seen: Observations, decoys: NDArray[np.int64], own: int | None) -> None:
     votes = seen.weights[VOTES]
+    if found.access == "text" and not (votes == 1).all():
+        raise ReportInvalid("every cell of text has one vote, and in the file of cells some have another number")
     if not np.isin(votes, (0, 1)).all() or int(votes.sum()) != found.cells:
         raise ReportInvalid(f"the cells hold {int(votes.sum())} votes, stated are {found.cells}")
     _same_decoys(VOTES, found.decoys.totals, decoys)

@@ -217,7 +217,7 @@ def hold(planned: ScorePlan | ScoreDated, run: Run, *, exploratory: bool, answer
     """
     dated, said = read_score_dated(planned), beforehand.asked(answers)
     plan = dated.plan
-    by_dates = [] if said is None else beforehand.departures(plan.digest, dated.since, said)
+    by_dates = [] if said is None else beforehand.departures(plan.digest, dated.since, said, answered=True)
     departures = [*departures_of(plan, run), *by_dates]
     _refuse(departures, exploratory=exploratory)
     status = "exploratory" if departures or exploratory else "confirmatory"
