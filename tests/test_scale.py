@@ -346,6 +346,16 @@ def test_a_folder_that_holds_nothing_or_something_else(mark, tmp_path):
         detect(None, mark, scale=Scale(tmp_path))
 
 
+@pytest.mark.parametrize("inside", ["", "case"])
+def test_work_within_the_outputs_is_refused_before_it_changes_them(mixed, mark, tokenizer, tmp_path, inside):
+    """What is kept there would be read as answers the next time, and the evidence would name other bytes."""
+    folder = _forms(mixed, tmp_path, "folder of lines")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(WorkInvalid, match="lies in the folder of the outputs"):
+        streamed(Outputs(folder), mark, folder / inside, tokenizer=tokenizer)
+    assert sorted(folder.rglob("*")) == before
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bad_records_raise_the_first_error_that_reading_in_memory_raises(mixed, mark, tokenizer, tmp_path, workers):
     with pytest.raises(OutputsInvalid) as expected:

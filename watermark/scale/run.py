@@ -243,6 +243,11 @@ def _begun(
     else:
         given = _input(outputs)
         source, told, folder = given.store.address, given.told, given.folder
+        if folder and f"{work.address.rstrip('/')}/".startswith(f"{source.rstrip('/')}/"):
+            raise WorkInvalid(
+                f"the work folder {scale.work} lies in the folder of the outputs, whose bytes it would change",
+                hint="put it beside them",
+            )
         corpus = _laid_out(given, outputs, reading, corpus, work, scale, say)
     job = Job(
         work=work.address,
