@@ -629,3 +629,58 @@ def test_a_session_over_one_database_from_serving_to_evidence(tmp_path, monkeypa
         run("verify", "served.json", "--ledger", "served")
     with pytest.raises(OutputsInvalid, match="served, record 0: it was served under a mark"):
         run("prompts", "served", "--output", "own.jsonl")
+
+
+TAMPERED = {
+    "time as bytes": "UPDATE records SET time = x'00ff' WHERE seq = 1",
+    "id as bytes": "UPDATE records SET id = x'00ff' WHERE seq = 1",
+    "no number": """UPDATE records SET receipt = '{"temperature":NaN}' WHERE seq = 1""",
+    "half a character": """UPDATE records SET receipt = '{"model":"\\ud800"}' WHERE seq = 1""",
+    "nested too deep": f"UPDATE records SET receipt = '{'[' * 100_000}' WHERE seq = 1",
+    "a second name": """UPDATE records SET receipt = '{"rate":1,' || substr(receipt, 2) WHERE seq = 1""",
+    "moved": "UPDATE records SET seq = -1 WHERE seq = 2",
+    "a header of another kind": "UPDATE header SET line = CAST('[]' AS BLOB)",
+    "two headers": "INSERT INTO header SELECT line FROM header",
+}
+
+
+@pytest.mark.parametrize("statement", TAMPERED.values(), ids=TAMPERED)
+def test_a_database_that_was_changed_by_hand_is_refused_in_words(statement, tmp_path):
+    path = tmp_path / "served.sqlite"
+    written(path)
+    db = sqlite3.connect(path)
+    db.execute(statement)
+    db.commit()
+    db.close()
+    for read in (
+        overview,
+        described,
+        lambda where: list(read_ledger(where)),
+        lambda where: noted_head(where, "0" * 64),
+    ):
+        with pytest.raises(LedgerInvalid):
+            read(path)
+
+
+def test_parquet_with_a_flipped_bit_is_refused_in_words_or_reads_the_same(tmp_path):
+    pytest.importorskip("pyarrow")
+    written(tmp_path / "served.jsonl", 5)
+    copy_ledger(tmp_path / "served.jsonl", tmp_path / "whole.parquet")
+    whole, records = (tmp_path / "whole.parquet").read_bytes(), list(read_ledger(tmp_path / "served.jsonl"))
+    refused = 0
+    for at in range(4, len(whole), 23):
+        changed = bytearray(whole)
+        changed[at] ^= 4
+        (tmp_path / "changed.parquet").write_bytes(changed)
+        try:
+            assert list(read_ledger(tmp_path / "changed.parquet")) == records
+        except LedgerInvalid:
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"a":' * 100_000], ids=["lists", "objects"])
+def test_a_ledger_that_is_nested_too_deep_is_refused_in_words(line, tmp_path):
+    (tmp_path / "deep.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(LedgerInvalid, match="line 1: not a ledger record"):
+        overview(tmp_path / "deep.jsonl")

@@ -116,7 +116,7 @@ def _checked(path: Path, raw: bytes, number: int, kind: Kind) -> dict[str, Any]:
         line: dict[str, Any] = json.loads(raw)
         body = {name: value for name, value in line.items() if name != "hash"}
         whole, same = canonical_json(line), _hash(body) == line["hash"]
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise LedgerInvalid(f"{path}, line {number}: not a {kind.member}", hint=kind.hint) from None
     if not same or whole != raw:
         raise LedgerInvalid(f"{path}, line {number}: the {kind.line} does not match its hash; it was changed")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from watermark import chain
 from watermark.errors import LedgerInvalid
 from watermark.files import canonical_json, sha256_of
-from watermark.ledger.record import FORMAT, KIND, Record, Selection, checked, line_of
+from watermark.ledger.record import FORMAT, KIND, Record, Selection, checked, checked_header, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,7 +189,7 @@ def described(where: str | Path) -> dict[str, Any]:
 
 def lines(source: Source) -> Iterator[bytes]:
     """A ledger as JSON Lines, checked as it goes."""
-    header = required(source)
+    header = checked_header(required(source), source.where)
     yield canonical_json(header) + b"\n"
     for record in all_records(source, header):
         yield line_of(record)

@@ -16,6 +16,7 @@ from watermark.errors import ExtraMissing, LedgerInvalid
 from watermark.files import canonical_json
 from watermark.ledger.opening import all_records
 from watermark.ledger.record import FORMAT, Record, Selection, checked_header
+from watermark.ledger.rows import receipt_of
 
 if TYPE_CHECKING:
     from watermark.ledger.opening import Source
@@ -48,17 +49,29 @@ class ParquetSource:
         return header
 
     def records(self, chosen: Selection) -> Iterator[Record]:
-        for batch in self._file.iter_batches(batch_size=_GROUP):
-            for row in batch.to_pylist():
+        for rows in self._rows():
+            for row in rows:
                 try:
-                    record = Record(**row | {"receipt": json.loads(row["receipt"])})
-                except (TypeError, ValueError, KeyError):
+                    if not all(isinstance(row[name], str) for name in ("time", "id", "kid")):
+                        raise TypeError
+                    record = Record(**row | {"receipt": receipt_of(row["receipt"])})
+                except (TypeError, ValueError, KeyError, RecursionError):
                     raise LedgerInvalid(f"{self.path}: its columns are not those of {FORMAT}") from None
                 if chosen.holds(record):
                     yield record
 
     def close(self) -> None:
         self._file.close()
+
+    def _rows(self) -> Iterator[list[dict[str, Any]]]:
+        import pyarrow
+
+        try:
+            for batch in self._file.iter_batches(batch_size=_GROUP):
+                yield batch.to_pylist()
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            told = (str(error).splitlines() or [type(error).__name__])[0]
+            raise LedgerInvalid(f"{self.path} cannot be read as Parquet, it was changed: {told}") from None
 
 
 def write_parquet(source: Source, path: Path, progress: Callable[[int], None] | None = None) -> int:

@@ -76,9 +76,9 @@ def noted_head(where: str | Path, head: str) -> int:
     """
     source = open_source(where)
     try:
-        header = required(source)
+        header = checked_header(required(source), source.where)
         found = 0 if header["hash"] == head else None
-        for record in all_records(source, checked_header(header, source.where)):
+        for record in all_records(source, header):
             found = record.seq + 1 if record.hash == head else found
     finally:
         source.close()

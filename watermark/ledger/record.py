@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from watermark import chain
 from watermark.errors import LedgerInvalid
@@ -118,10 +118,12 @@ def line_of(record: Record) -> bytes:
 
 def checked_header(header: dict[str, Any], where: str) -> dict[str, Any]:
     """A header that is one and matches its hash. Raises LedgerInvalid."""
-    if header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise LedgerInvalid(f"{where} is not a ledger: its header should say {FORMAT}")
     if chain.sealed({name: value for name, value in header.items() if name != "hash"}) != header:
         raise LedgerInvalid(f"{where}: the header does not match its hash; it was changed")
+    if header.get("mode") not in get_args(Mode) or not isinstance(header.get("created"), str):
+        raise LedgerInvalid(f"{where}: the header's fields are not those of {FORMAT}")
     return header
 
 
@@ -138,9 +140,13 @@ def checked(records: Iterable[Record], where: str, header: dict[str, Any]) -> It
 def unchanged(record: Record, where: str) -> Record:
     """A record that matches its own hash, and its answer the answer's; its place among others is not looked at."""
     body = {name: value for name, value in vars(record).items() if name != "hash"}
-    if chain.sealed(body)["hash"] != record.hash:
+    try:
+        same, answered = chain.sealed(body)["hash"] == record.hash, answers(record)
+    except (TypeError, ValueError):  # what no JSON holds, or not in this place
+        raise LedgerInvalid(f"{where}, record {record.seq}: it is not as it was written; it was changed") from None
+    if not same:
         raise LedgerInvalid(f"{where}, record {record.seq}: the record does not match its hash; it was changed")
-    if not answers(record):
+    if not answered:
         raise LedgerInvalid(f"{where}, record {record.seq}: the answer does not match its hash")
     return record
 

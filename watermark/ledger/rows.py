@@ -40,12 +40,14 @@ def record_of(row: tuple[Any, ...], where: str) -> Record:
     """The record of a row. Raises LedgerInvalid for a row that no record makes."""
     seq, time, id, kid, receipt, salt, answer_hash, prompt, token_ids, prev, hash = row
     try:
+        if not all(isinstance(text, str) for text in (time, id, kid)):
+            raise TypeError  # SQLite keeps any kind of value in any column
         return Record(
             seq=seq,
             time=time,
             id=id,
             kid=kid,
-            receipt=json.loads(receipt),
+            receipt=receipt_of(receipt),
             salt=salt.hex(),
             answer_hash=answer_hash.hex(),
             prompt=None if prompt is None else bytes(prompt).decode(),
@@ -53,7 +55,7 @@ def record_of(row: tuple[Any, ...], where: str) -> Record:
             prev=prev.hex(),
             hash=hash.hex(),
         )
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise LedgerInvalid(f"{where}, record {seq}: its columns are not those of a record; it was changed") from None
 
 
@@ -77,6 +79,14 @@ def unpacked(token_ids: bytes) -> list[int]:
     if sys.byteorder == "big":
         ids.byteswap()
     return ids.tolist()
+
+
+def receipt_of(text: str) -> dict[str, Any]:
+    """The receipt in a column. Raises ValueError for JSON that is not canonical: it is not as it was written."""
+    found: dict[str, Any] = json.loads(text)
+    if canonical_json(found).decode() != text:
+        raise ValueError(f"not canonical: {text[:80]!r}")
+    return found
 
 
 def _packed(record: Record) -> bytes:
