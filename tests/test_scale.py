@@ -283,6 +283,23 @@ def test_plans_and_query_logs_count_as_in_memory(tmp_path, mark, tokenizer):
         detect(None, mark, scale=scale, **options)
 
 
+def test_a_watched_run_is_one_in_a_folder_too(tmp_path, mark, monkeypatch):
+    """The log lies beside the answers, so within the folder; passing that does not turn the e-process off."""
+    from watermark.probe.log import QueryLog, log_path
+
+    folder, rng = tmp_path / "answers", np.random.default_rng(11)
+    folder.mkdir()
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps({"token_ids": ids_of(rng)}) + "\n" for _ in range(200)))
+    assert not detect(folder, mark, decoys=99).options["stopped"]
+    QueryLog(log_path(path), {"suspect": {"model": "m"}, "watched": True}).close()
+    expected = told(detect(folder, mark, decoys=99))
+    assert expected["options"]["stopped"]
+    assert streamed(folder, mark, tmp_path / "work") == expected
+    monkeypatch.chdir(folder)
+    assert detect(".", mark, decoys=99).options["stopped"]
+
+
 # What does not belong together is refused in words.
 
 

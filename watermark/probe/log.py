@@ -112,7 +112,7 @@ class QueryLog:
 def log_path(output: str | Path) -> Path:
     """Where the log of an answers file stands: beside it, `.log.jsonl` added to its name."""
     output = Path(output)
-    return output.with_name(output.name + ".log.jsonl")
+    return output.parent / f"{output.name}.log.jsonl"
 
 
 def read_log(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -160,9 +160,10 @@ def answer_digest(answer: dict[str, Any]) -> str:
 
 
 def was_watched(answers: str | Path) -> bool:
-    """Whether an e-process watched these answers come in and could end the run: the log beside them says so."""
-    path = log_path(answers)
-    return is_log(path) and bool(read_log(path)[0].get("watched"))
+    """Whether an e-process watched these answers come in and could end the run: the log beside them says so, of a
+    folder any log in it."""
+    logs = [log_path(answers), *sorted(Path(answers).rglob("*.log.jsonl"))]
+    return any(is_log(path) and bool(read_log(path)[0].get("watched")) for path in logs)
 
 
 def is_log(path: str | Path) -> bool:
