@@ -399,6 +399,12 @@ def test_other_errors_are_those_of_reading_in_memory(mark, tmp_path):
         assert str(found.value) == str(expected.value)
 
 
+def test_an_address_without_a_work_folder_is_refused(mark):
+    with pytest.raises(OutputsInvalid, match="s3://bucket/suspect is an address") as error:
+        detect(Addressed("s3://bucket/suspect"), mark)
+    assert "--work" in error.value.hint
+
+
 def test_options_that_make_no_sense_are_refused(mark, tmp_path, mixed):
     for wrong in ({"workers": 0}, {"engine": "spark"}, {"address": "auto"}):
         with pytest.raises(ValueError, match="worker|engine|address"):

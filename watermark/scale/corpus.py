@@ -314,3 +314,8 @@ class Addressed(Outputs):
 
     def __post_init__(self) -> None:
         check_fields(self.fields)
+
+    def _records(self) -> Iterator[Raw]:
+        raise OutputsInvalid(
+            f"{self.path} is an address, which is read block by block", hint="pass --work DIR (in Python: scale=)"
+        )
