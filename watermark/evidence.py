@@ -228,6 +228,9 @@ class Evidence(Sealed):
 
 
 def _built(body: dict[str, Any]) -> Evidence:
+    for name in ("mark", "inputs", "options", "skipped", "software"):
+        if not isinstance(body[name], dict):
+            raise TypeError(f"{name} is no object")
     low, high = body["green_rate_interval"]
     deep, running = body["weighted"], body["anytime"]
     shown = [ShownDocument(s["id"], [ShownToken(**token) for token in s["tokens"]]) for s in body["shown"]]

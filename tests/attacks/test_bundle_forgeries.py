@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_bundle_attacks import _chained, _edited, _lines, _refused, _resealed, _sealed_again, _signer
 
-from watermark.bundle import bundle, local_authority, redact, sign, stamp, timestamp
+from watermark.bundle import bundle, local_authority, redact, sign, stamp, timestamp, verify_bundle
 from watermark.bundle import standalone as alone
 from watermark.detect import detect
 from watermark.errors import BundleInvalid, PlanMismatch, ReportInvalid
@@ -56,6 +56,11 @@ def bag(sealed, tmp_path):
     return tmp_path / "C.bag"
 
 
+def _without_page(bag):
+    (bag / "data/report.html").unlink()
+    _edited(bag / "data/case.json", lambda index: index["files"].pop("report"))
+
+
 def test_red_cells_without_a_vote_are_refused(case, tmp_path):
     """The digest of text's cells is over windows and tokens: votes of 0 in red cells leave it as it is."""
     from watermark.keys import decoy_keys
@@ -73,6 +78,8 @@ def test_red_cells_without_a_vote_are_refused(case, tmp_path):
         found,
         cells=count,
         green=count,
+        green_rate=1.0,
+        z=0.75 * count / (count * 0.25 * 0.75) ** 0.5,
         log10_p=Bernoulli(0.25).log10_pvalue(count, count, alternative="greater"),
         decoys=Decoys(found.decoys.seed, 0.01, totals),
     )
@@ -214,6 +221,7 @@ def test_answers_without_a_line_are_refused_in_words(bag):
     digest_now = alone.sha256(alone.canonical(body))
     _edited(bag / "data/evidence.json", lambda e: e.update(digest=digest_now))
     _edited(bag / "data/case.json", lambda index: index.update(case=digest_now))
+    _without_page(bag)
     _refused(_resealed(bag), "the responses lack; it was dropped")
     ran = subprocess.run([sys.executable, alone.__file__, str(bag)], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (3, "")
@@ -264,3 +272,38 @@ def test_hashes_of_the_evidence_are_those_of_the_evidence(bag):
     """Else its owner signs one evidence, and shows another in a redacted copy of the same signed bundle."""
     _edited(bag / "data/hashes.json", lambda told: told["evidence"].update(without_shown="0" * 64))
     _refused(_resealed(bag), "hashes of its parts")
+
+
+def test_a_page_that_was_changed_is_not_taken_for_ours(bag):
+    """Words in the style, and in a second place that calls itself the evidence, are seen by whoever opens the page."""
+    path = bag / "data/report.html"
+    text = path.read_text()
+    path.write_text(text.replace("</style>", 'h1::after { content: "and there is no doubt"; }</style>', 1))
+    told = next(one.detail for one in verify_bundle(_resealed(bag)) if one.name == "page")
+    assert "NOT CHECKED" in told
+    assert "NOT CHECKED: its words" in dict(alone.steps(bag))["page"]
+    path.write_text(text.replace("<h1", '<p id="evidence-json">and there is no doubt</p><h1', 1))
+    _refused(_resealed(bag), "data/report.html does not hold this evidence|there is no doubt")
+    with pytest.raises(alone.Wrong, match=r"data/report.html does not hold this evidence"):
+        list(alone.steps(bag))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"inputs": None}, "inputs is no object|lacks something"),
+        ({"format": None}, "is no kind of evidence|is no evidence"),
+        ({"green_rate": 0.9}, "the rate of green cells is stated as 0.9"),
+        ({"z": 40.0}, "z is stated as 40.0"),
+    ],
+)
+def test_evidence_with_a_changed_field_is_refused_in_words(changed, words, bag):
+    found = json.loads((bag / "data/evidence.json").read_bytes()) | changed
+    rest = {name: value for name, value in found.items() if name not in ("digest", "shown")}
+    found["digest"] = alone.sha256(alone.canonical({n: v for n, v in found.items() if n != "digest"}))
+    (bag / "data/evidence.json").write_bytes(json.dumps(found).encode())
+    _edited(bag / "data/case.json", lambda index: index.update(case=found["digest"]))
+    parts = {"without_shown": alone.sha256(alone.canonical(rest))}
+    _edited(bag / "data/hashes.json", lambda told: told["evidence"].update(parts))
+    _without_page(bag)
+    _refused(_resealed(bag), words)

@@ -20,6 +20,7 @@ import base64
 import functools
 import hashlib
 import hmac
+import html
 import io
 import itertools
 import json
@@ -76,6 +77,8 @@ def steps(
     evidence = read_json(case, role(index, "evidence"))
     yield "evidence", check_evidence_digest(case, index, evidence)
     yield "arithmetic", check_arithmetic(evidence)
+    if has(case, index, "report"):
+        yield "page", check_page(case, index, evidence)
     if has(case, index, "answers"):
         yield "responses", check_answers(case, index, evidence)
     if has(case, index, "log"):
@@ -265,6 +268,16 @@ def check_parts(case: Path, index: dict[str, Any], evidence: dict[str, Any], sho
         raise Wrong("the evidence does not match the hashes of its parts; it was changed after it was written")
 
 
+def check_page(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
+    """The page holds this evidence; what it says of it in words is not made again here."""
+    path = role(index, "report")
+    text = read(case, path, MOST_JSON).decode("utf-8", "replace")
+    held = re.findall(r'<pre id="evidence-json"[^>]*>(.*?)</pre>', text, re.DOTALL)
+    if len(held) != 1 or text.count('"evidence-json"') != 1 or loads(html.unescape(held[0]).encode(), path) != evidence:
+        raise Wrong(f"{path} does not hold this evidence")
+    return f"{path} holds this evidence; NOT CHECKED: its words, which `wmark report` makes of the evidence again"
+
+
 def check_arithmetic(evidence: dict[str, Any]) -> str:
     """What follows from the numbers as stated, by the kind of evidence."""
     kinds = {
@@ -272,6 +285,8 @@ def check_arithmetic(evidence: dict[str, Any]) -> str:
         "wmark-score-evidence/1": check_scores,
         "wmark-attribution/1": check_attribution,
     }
+    if not str(evidence["format"]).startswith("wmark-"):
+        raise Wrong(f"{evidence['format']!r} is no kind of evidence")
     if evidence["format"] not in kinds:
         return f"NOT CHECKED: this file does not know {evidence['format']}; it checks all but the numbers"
     return kinds[evidence["format"]](evidence)
@@ -285,6 +300,9 @@ def check_text(evidence: dict[str, Any]) -> str:
     mean = n * evidence["gamma"] * most
     near("the decoy rank", evidence["decoys"]["rank_pvalue"], rank(green, totals, mean, alternative))
     said = []
+    near("the rate of green cells", evidence["green_rate"], green / (n * most))
+    spread = math.fsum((level - mean / n) ** 2 * chance for level, chance in enumerate(law))
+    near("z", evidence["z"], (green - mean) / math.sqrt(n * spread))
     decided = counted(evidence, green)
     if decided is None:
         decided = evidence["log10_p"] if deep is None and not evidence.get("keys") else None

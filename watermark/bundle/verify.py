@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from watermark.mark import Watermark
     from watermark.tokenizer import Tokenizer
 
-_OURS = ("signatures", "time stamp")
+_OURS = ("page", "signatures", "time stamp")
+_OTHER_FORM = (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError, RecursionError)
 
 
 def verify_bundle(
@@ -52,7 +53,10 @@ def verify_bundle(
         checks = [Check(name, told) for name, told in _structure(folder, None if mark is None else Path(mark), trusted)]
         checks.append(Check("signatures", _signatures(folder, [Path(one) for one in signers], threshold)))
         checks.append(Check("time stamp", _stamp(folder, trusted)))
-        checks += _recomputed(folder, mark, tokenizer)
+        try:
+            checks += _recomputed(folder, mark, tokenizer)
+        except _OTHER_FORM as error:
+            raise BundleInvalid(_another_form(error)) from None
     return checks
 
 
@@ -92,10 +96,12 @@ def _structure(folder: Path, key: Path | None, authorities: list[Path]) -> Itera
         yield from ((name, told) for name, told in steps(folder, key=key, authorities=authorities) if name not in _OURS)
     except Wrong as error:
         raise BundleInvalid(str(error), hint=_remedy(str(error))) from None
-    except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError, RecursionError) as error:
-        raise BundleInvalid(
-            f"a file of the bundle lacks something, or has it in another form ({type(error).__name__}: {error})"
-        ) from None
+    except _OTHER_FORM as error:
+        raise BundleInvalid(_another_form(error)) from None
+
+
+def _another_form(error: Exception) -> str:
+    return f"a file of the bundle lacks something, or has it in another form ({type(error).__name__}: {error})"
 
 
 def _remedy(told: str) -> str | None:
@@ -213,7 +219,7 @@ def _page(found: Any, files: dict[str, Path]) -> Check:
         return Check("page", f"{told}, and is what this version renders")
     differs = first_difference(text, again)
     if differs is None:
-        return Check("page", f"{told}, and says what this version says; its drawing is another version's")
+        return Check("page", f"{told}; NOT CHECKED: its style and drawings, which are not those of this version")
     return Check(
         "page",
         f"{told}; NOT CHECKED: its words are not all those of this version, first under {visible(differs[0])[:80]!r}; "

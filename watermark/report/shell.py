@@ -62,7 +62,7 @@ class _Words(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._within = "json" if dict(attrs).get("id") == "evidence-json" else tag
+        self._within = "json" if tag == "pre" and dict(attrs).get("id") == "evidence-json" else tag
         if tag in _HEADINGS:
             self._heading = ""
 
