@@ -113,6 +113,22 @@ def test_tensors_are_redrawn_as_arrays_are(scheme, kept):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("kept", [3_000, 40])
+def test_a_row_of_which_nothing_is_left_stays_so(scheme, kept):
+    """Top-p leaves the end of the answer alone, say, which is a special token and put back afterwards."""
+    logits, ids = cut(rows(4, 3_000), kept).astype(np.float64), contexts(4)
+    logits[1] = -np.inf
+    states = tensors.window_states(torch.from_numpy(ids), prf.key_words(KEY.derive(f"{scheme.name}/1")))
+    for given in (logits, logits[1:2]):
+        here = scheme.tilt(given, ids[: len(given)], KEY)
+        there = scheme._redrawn_there(torch.from_numpy(given), states[: len(given)]).numpy()
+        for made in (here, there):
+            assert not np.isnan(made).any()
+            assert (made[given == -np.inf] == -np.inf).all()
+            assert np.array_equal((made > -np.inf).any(axis=1), (given > -np.inf).any(axis=1))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_of_a_cut_row_only_its_tokens_are_drawn(monkeypatch, scheme):
     asked = []
 

@@ -129,10 +129,12 @@ class Redrawn:
         most = int((logits > -torch.inf).sum(-1).max()) if len(logits) else 0
         if most * _CUT > logits.shape[1] or not most:
             drawn = tensors.unsigned(tensors.uniform_rows(states, logits.shape[1]))
-            return self._redraw_tensor(logits.double(), drawn).to(logits.dtype)
+            return self._redraw_tensor(logits.double(), drawn).to(logits.dtype).where(logits > -torch.inf, -torch.inf)
         kept = logits.topk(most).indices.sort(-1).values  # ascending: of equals the first one wins
-        made = self._redraw_tensor(logits.gather(1, kept).double(), tensors.unsigned(tensors.uniforms(states, kept)))
-        return torch.full_like(logits, -torch.inf).scatter(1, kept, made.to(logits.dtype))
+        left = logits.gather(1, kept)
+        made = self._redraw_tensor(left.double(), tensors.unsigned(tensors.uniforms(states, kept)))
+        made = made.to(logits.dtype).where(left > -torch.inf, -torch.inf)  # of a row with nothing left all stays so
+        return torch.full_like(logits, -torch.inf).scatter(1, kept, made)
 
 
 @lru_cache(maxsize=32)
