@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from itertools import pairwise
 
@@ -113,6 +114,22 @@ def test_only_texts_of_one_case_are_changed_in_case(text):
     else:
         assert changed.casefold() == text.lower().casefold()
         assert changed == room._sentences(changed.lower()) or shouted or "\u0130" in text
+
+
+@given(text=st.text(alphabet="abXI.!?\"')]([*#1 \n\t\u00a0\x1c", max_size=30))
+@settings(max_examples=600, deadline=None)
+def test_sentences_begin_where_the_plain_statement_says(text):
+    plain = re.compile(r"(?:\A|[.!?][\"')\]]*\s+|\n)[\"'(\[*#\s]*[a-z]")
+    shouted = f"{'SHOUTED ' * 3}{text}".upper()
+    small = re.sub(r"\bi\b", "I", shouted.lower())
+    assert room._sentences(shouted) == plain.sub(lambda found: found[0].upper(), small)
+
+
+@pytest.mark.parametrize("run", ["\n", " ", "'", "#", "\n#", ". "])
+def test_runs_of_signs_and_blanks_are_walked_once(run):
+    """What a model that has gone astray writes by the page; walked from each of its places it would take minutes."""
+    text = f"{'SHOUTED ' * 3}. \n{run * 100_000}1"
+    assert room._sentences(text) == f"Shouted shouted shouted . \n{run * 100_000}1"
 
 
 @given(text=texts)

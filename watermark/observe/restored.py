@@ -211,7 +211,8 @@ def _sentences(text: str) -> str:
     return _START.sub(lambda found: found[0].upper(), small)
 
 
-_START = re.compile(r"(?:\A|[.!?][\"')\]]*\s+|\n)[\"'(\[*#\s]*[a-z]")
+# Runs are taken whole, and also where no letter follows: walked again from each place, a page of blanks takes minutes.
+_START = re.compile(r"(?:\A|[.!?][\"')\]]*+\s++|\n)[\"'(\[*#\s]*+[a-z]?")
 _BEGUN = re.compile(r"[a-z]{2}[.!?]\s+[a-z]")
 
 
