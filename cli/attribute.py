@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console, marks
-from .detect import named
+from .options import named
 
 if TYPE_CHECKING:
     from watermark.access import Request

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console, marks
+from .options import named
 from .score import Engine, advise, scaled, source_of
 
 if TYPE_CHECKING:
@@ -192,17 +193,6 @@ def recorded(answers: Path, evidence: Evidence) -> None:
             note_test(answers, evidence)
         except OSError as error:
             console.say(f"the test could not be recorded beside {answers.name}: {error.strerror}")
-
-
-def named(pairs: list[str]) -> dict[str, str]:
-    """{left: right} from "left=right" options."""
-    for pair in pairs:
-        if "=" not in pair or pair.startswith("=") or pair.endswith("="):
-            raise typer.BadParameter(f"this option should read name=value, found {pair!r}")
-    found = dict(pair.split("=", 1) for pair in pairs)
-    if len(found) < len(pairs):
-        raise typer.BadParameter(f"a name stands twice in {' '.join(pairs)}")
-    return found
 
 
 def summary(evidence: Evidence) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console, marks
+from .options import named
 
 if TYPE_CHECKING:
     from watermark.outputs import Outputs
@@ -53,8 +54,6 @@ def score(
     Example: wmark score suspect.jsonl --mark ours.wmark --work case --shard 2/16
     """
     from watermark.scale import score as run
-
-    from .detect import named
 
     used = marks.opened(mark)
     blocks = run(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
-from .detect import named
+from .options import named
 from .score_options import Classes, Columns, JsonOut, Quiet, listed
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
-from .detect import Alternative, named
+from .detect import Alternative
+from .options import named
 from .score_options import Classes, JsonOut, Quiet, listed, stages
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ The chain is over the canonical record (`record`), so it is the same in every st
 
 from __future__ import annotations
 
-from watermark.ledger.opening import described, is_ledger, is_url, shown, unfinished
+from watermark.ledger.opening import described, is_ledger, unfinished
 from watermark.ledger.reading import Overview, copy_ledger, noted_head, overview, read_ledger
 from watermark.ledger.record import FORMAT, Answer, Mode, Record, Selection, answer_hash, selection
+from watermark.ledger.source import is_url, shown
 from watermark.ledger.writing import Ledger
 
 __all__ = [

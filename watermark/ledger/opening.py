@@ -7,58 +7,22 @@ SQLite; `postgresql://…` is a database that answers there.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from watermark import chain
 from watermark.errors import LedgerInvalid
 from watermark.files import canonical_json, sha256_of
-from watermark.ledger.record import FORMAT, KIND, Record, Selection, checked, checked_header, line_of
+from watermark.ledger.record import FORMAT, KIND, checked_header, line_of
+from watermark.ledger.source import OPEN_HERE, SQLITE_MARK, all_records, is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from watermark.ledger.source import Source, Store
 
 Kept = Literal["JSON Lines", "SQLite", "PostgreSQL", "Parquet"]
-SQLITE_MARK = 0x776D6B6C  # SQLite's application id: "wmkl"
-OPEN_HERE: Counter[tuple[int, int]] = Counter()  # databases that this process has open: device and inode
 _LINES = (".jsonl", ".ndjson", ".json")
-_URLS = ("postgresql://", "postgres://")
-
-
-class Source(Protocol):
-    """A ledger that is read. where: its name for messages, without a password. checks: its records come checked, each
-    in its place; else whoever reads them checks them (`checked`)."""
-
-    where: str
-    checks: bool
-
-    def header(self) -> dict[str, Any] | None:
-        """The first line; None where nothing was written yet."""
-
-    def records(self, chosen: Selection) -> Iterator[Record]:
-        """Records in their order, one snapshot, in bounded memory."""
-
-    def close(self) -> None:
-        """Lets go of the file or the connection."""
-
-
-class Store(Source, Protocol):
-    """A ledger that is written. One batch is one step: all of it is on disk when `extend` returns, or none."""
-
-    def start(self, header: dict[str, Any]) -> dict[str, Any]:
-        """Writes the first line unless there is one; returns the one that stands."""
-
-    def tail(self) -> tuple[int, str]:
-        """How many records there are, and the hash of the last one, or else of the header."""
-
-    def extend(self, made: Callable[[int, str], list[Record]]) -> list[Record]:
-        """Adds the records that `made` makes of the tail; no other writer comes between."""
-
-    def answered(self, id: str) -> list[tuple[str, str]]:
-        """Salt and answer hash of each record of an id."""
 
 
 def kept(where: str | Path) -> Kept:
@@ -78,6 +42,7 @@ def kept(where: str | Path) -> Kept:
 
 def open_store(where: str | Path) -> Store:
     """A ledger to be written, made if it is not there. Raises LedgerInvalid, and ExtraMissing without psycopg."""
+    _refuse_folder(where)
     kind = kept(where)
     if kind == "PostgreSQL":
         from watermark.ledger.postgres import PostgresStore
@@ -98,6 +63,7 @@ def open_store(where: str | Path) -> Store:
 
 def open_source(where: str | Path) -> Source:
     """A ledger to be read. Raises LedgerInvalid, and ExtraMissing where a library is needed."""
+    _refuse_folder(where)
     kind = kept(where)
     if kind == "PostgreSQL":
         from watermark.ledger.postgres import PostgresStore
@@ -146,19 +112,6 @@ def opened_here(path: Path) -> bool:
     return OPEN_HERE[found.st_dev, found.st_ino] > 0
 
 
-def is_url(where: str | Path) -> bool:
-    """Whether this is the address of a database, not a path."""
-    return str(where).startswith(_URLS)
-
-
-def shown(where: str | Path) -> str:
-    """A ledger's name for people: of an address host and database alone, for the rest may hold a password."""
-    if not is_url(where):
-        return str(where)
-    parts = urlsplit(str(where))
-    return f"postgresql://{parts.hostname or ''}{parts.path}"
-
-
 def unfinished(where: str | Path) -> int:
     """Bytes after the last whole line of JSON Lines: what an interrupted write left, and readers leave out."""
     if kept(where) != "JSON Lines":
@@ -195,18 +148,17 @@ def lines(source: Source) -> Iterator[bytes]:
         yield line_of(record)
 
 
-def all_records(source: Source, header: dict[str, Any]) -> Iterator[Record]:
-    """Every record of a source, each checked, in its place."""
-    found = source.records(Selection())
-    return found if source.checks else checked(found, source.where, header)
-
-
 def required(source: Source) -> dict[str, Any]:
     """The header of a source. Raises LedgerInvalid where there is none."""
     header = source.header()
     if header is None:
         raise LedgerInvalid(f"{source.where} holds no ledger", hint="is this the right place?")
     return header
+
+
+def _refuse_folder(where: str | Path) -> None:
+    if not is_url(where) and Path(where).is_dir():
+        raise LedgerInvalid(f"{where} is a folder; a ledger is a file or a database", hint="name the file in it")
 
 
 def _first(path: Path) -> bytes:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from watermark.errors import ExtraMissing, LedgerInvalid
 from watermark.files import canonical_json
-from watermark.ledger.opening import all_records
 from watermark.ledger.record import FORMAT, Record, Selection, checked_header
 from watermark.ledger.rows import receipt_of
+from watermark.ledger.source import all_records
 
 if TYPE_CHECKING:
-    from watermark.ledger.opening import Source
+    from watermark.ledger.source import Source
 
 _GROUP = 20_000  # records written and read at once
 _METADATA = b"wmark"

@@ -14,9 +14,9 @@ from typing import Any
 
 from watermark.errors import ExtraMissing, LedgerInvalid
 from watermark.files import canonical_json
-from watermark.ledger.opening import shown
 from watermark.ledger.record import Record, Selection
 from watermark.ledger.rows import LISTED, condition, record_of, row_of
+from watermark.ledger.source import shown
 
 _LOCK = 0x776D6B6C  # advisory locks, "wmkl": this one to make the tables, with a table's number to write to it
 _FETCHED = 500

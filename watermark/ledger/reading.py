@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 from watermark.errors import LedgerInvalid
-from watermark.ledger.opening import Source, all_records, kept, open_source, open_store, required
+from watermark.ledger.opening import kept, open_source, open_store, required
 from watermark.ledger.record import Mode, Record, Selection, checked_header, unchanged
+from watermark.ledger.source import Source, all_records
 
 _BATCH = 2000
 

@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 from watermark.errors import LedgerInvalid
 from watermark.files import canonical_json
-from watermark.ledger.opening import OPEN_HERE, SQLITE_MARK
 from watermark.ledger.record import Record, Selection
 from watermark.ledger.rows import COLUMNS, LISTED, condition, record_of, row_of
+from watermark.ledger.source import OPEN_HERE, SQLITE_MARK
 
 _WAIT = 60.0  # seconds that a writer queues for the others
 _TABLES = f"""

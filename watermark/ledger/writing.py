@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from watermark.errors import LedgerInvalid
-from watermark.ledger.opening import open_store, shown
+from watermark.ledger.opening import open_store
 from watermark.ledger.record import (
     Answer,
     Mode,
@@ -20,6 +20,7 @@ from watermark.ledger.record import (
     header_of,
     recorded,
 )
+from watermark.ledger.source import shown
 
 
 class Ledger:
