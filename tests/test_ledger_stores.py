@@ -684,3 +684,9 @@ def test_a_ledger_that_is_nested_too_deep_is_refused_in_words(line, tmp_path):
     (tmp_path / "deep.jsonl").write_bytes(line + b"\n")
     with pytest.raises(LedgerInvalid, match="line 1: not a ledger record"):
         overview(tmp_path / "deep.jsonl")
+
+
+def test_a_folder_is_no_ledger(tmp_path):
+    for opened in (overview, Ledger):
+        with pytest.raises(LedgerInvalid, match="is a folder"):
+            opened(tmp_path)

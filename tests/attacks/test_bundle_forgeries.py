@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_bundle_attacks import _chained, _edited, _lines, _refused, _resealed, _sealed_again, _signer
 
-from watermark.bundle import bundle, local_authority, redact, sign, stamp, timestamp, verify_bundle
+from watermark.bundle import bundle, contents, local_authority, redact, sign, stamp, timestamp, verify_bundle
 from watermark.bundle import standalone as alone
 from watermark.detect import detect
 from watermark.errors import BundleInvalid, PlanMismatch, ReportInvalid
@@ -307,3 +307,36 @@ def test_evidence_with_a_changed_field_is_refused_in_words(changed, words, bag):
     _edited(bag / "data/hashes.json", lambda told: told["evidence"].update(parts))
     _without_page(bag)
     _refused(_resealed(bag), words)
+
+
+def test_what_cannot_be_shown_is_refused_in_words(bag, tmp_path):
+    for name, content, words in (
+        ("data/evidence.json", "{}", "does not say which mark was tested"),
+        ("data/case.json", "{}", "is no index of a bundle: its 'case' is missing"),
+        ("data/case.json", "[]", "is no JSON object"),
+    ):
+        (bag / name).write_text(content)
+        with pytest.raises(BundleInvalid, match=words):
+            contents(bag)
+    with pytest.raises(BundleInvalid, match="is no file that could go into a bundle"):
+        bundle(bag / "data/plan.json", tmp_path / "B.bag", answers="/")
+
+
+def test_evidence_that_is_older_than_the_first_question_is_refused(case, tmp_path):
+    """Dated back, it would not have to tell of the keys that were made since."""
+    found = Evidence.load(case.file("evidence.json"))
+    replace(found, created="2026-03-02T09:59:59+00:00").save(tmp_path / "dated.json")
+    with pytest.raises(BundleInvalid, match="the evidence is of .* before the first question"):
+        bundle(tmp_path / "dated.json", tmp_path / "B.bag", **case.given())
+
+
+def test_a_revoked_key_that_counts_is_told(case, tmp_path):
+    from test_bundle_before import _published
+
+    path = _published(case, tmp_path, 1)
+    told = json.loads(path.read_bytes())
+    told["keys"][0]["revoked"] = True
+    told["digest"] = alone.sha256(alone.canonical({n: v for n, v in told.items() if n != "digest"}))
+    path.write_bytes(canonical_json(told) + b"\n")
+    made = bundle(case.file("evidence.json"), tmp_path / "B.bag", **case.given(), commitments=path)
+    assert "was published as revoked and counts here" in dict(alone.steps(made))["commitments"]

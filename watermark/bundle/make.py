@@ -666,7 +666,7 @@ def _parent(target: Path) -> Path:
 
 def _beside(path: str | Path | None, where: Callable[[Path], Path]) -> Path | None:
     """A file beside another, if it is there."""
-    if path is None:
+    if path is None or not Path(path).is_file():
         return None
     found = where(Path(path))
     return found if found.exists() else None

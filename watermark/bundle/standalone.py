@@ -706,6 +706,8 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], aut
         raise Wrong(f"the evidence gives {stated['first_question']} for the first question, the query log {first}")
     if first is not None and not put and moment(first) < moment(log["created"]):
         raise Wrong(f"the query log was begun at {log['created']}, after its first question ({first})")
+    if first is not None and moment(evidence["created"]) < moment(first):
+        raise Wrong(f"the evidence is of {evidence['created']}, before the first question ({first})")
     said = []
     for what, made, token, over in (
         ("the key", evidence["mark"].get("created"), "commitment_token", evidence["mark"]["commitment"].encode()),
@@ -817,6 +819,9 @@ def check_commitments(
             "before anything is asked"
         )
     told = f"{len(tested)} of {len(there)} keys in force were tested"
+    leaked = [key["kid"] for key in tested if known[key["commitment"]]["revoked"] and not key.get("revoked")]
+    if leaked:
+        told += f"; NOT CHECKED: key {leaked[0]} was published as revoked and counts here; who had it could plant text"
     named = ", the one that the plan named beforehand" if left else ""
     return f"{told}{named}, all published in set {published['set']} (head {published['head'][:16]}…), {since}"
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _OURS = ("page", "signatures", "time stamp")
 _OTHER_FORM = (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError, RecursionError)
 
+_INDEX = {"case": str, "created": str, "files": dict, "controls": dict, "notes": list}
+
 
 def verify_bundle(
     case: str | Path,
@@ -85,7 +87,12 @@ def contents(case: str | Path) -> tuple[dict[str, Any], dict[str, Any], list[str
     """(index, evidence, whose good signatures it bears) of a bundle, for showing. Raises BundleInvalid."""
     with opened(Path(case)) as folder:
         index = _json(folder, "data/case.json")
-        found = _json(folder, f"data/{index['files']['evidence']}")
+        for name, kind in _INDEX.items():
+            if not isinstance(index.get(name), kind):
+                raise BundleInvalid(f"data/case.json is no index of a bundle: its {name!r} is missing or wrong")
+        found = _json(folder, f"data/{index['files'].get('evidence')}")
+        if not isinstance(found.get("mark"), dict):
+            raise BundleInvalid("the evidence does not say which mark was tested")
         signed = [f"{who.keyid} ({who.name})" for who in signed_by(_sealed(folder))] if _signed(folder) else []
     return index, found, signed
 
