@@ -450,3 +450,29 @@ def test_texts_put_before_an_open_model_need_a_plan_with_a_stamp(mark, folder, a
     late = beforehand.Since("2100-01-01T00:00:00+00:00", "an authority")
     with pytest.raises(PlanMismatch, match="made later, at 2100"):
         detect(answers, mark, plan=Dated(made, late), **run)
+
+
+@pytest.mark.parametrize("created", [None, 5, "soon"])
+def test_a_plan_whose_date_is_no_time_is_refused_in_words(planned, folder, tmp_path, created):
+    dataclasses.replace(planned, created=created).save(tmp_path / "plan.json")
+    with pytest.raises(BundleInvalid, match="is no time"):
+        before_asking(tmp_path / "plan.json", prompts=_probes(folder), output=tmp_path / "answers.jsonl")
+
+
+def test_a_plan_dated_without_a_zone_is_read_as_utc(planned, folder, tmp_path):
+    dataclasses.replace(planned, created="2026-03-01T12:00:00").save(tmp_path / "plan.json")
+    for now, words in ((11, "which is yet to come"), (13, None)):
+        said = before_asking(
+            tmp_path / "plan.json",
+            prompts=_probes(folder),
+            output=tmp_path / "answers.jsonl",
+            exploratory=True,
+            now=datetime(2026, 3, 1, now, tzinfo=UTC),
+        )
+        assert [words in told for told in said["mismatches"]] == ([True] if words else [])
+
+
+def _probes(folder: Path) -> list[Prompt]:
+    from watermark.prompts import read_prompts
+
+    return read_prompts(folder / "probes.jsonl")

@@ -19,7 +19,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -253,9 +253,10 @@ def check_published(found: Evidence, published: Commitments) -> str:
 
 def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        found = datetime.fromisoformat(text)
+    except (ValueError, TypeError):
         raise ReportInvalid(f"{text!r} is no time") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def check_over_cells(found: Evidence, seen: Observations, keys: InForce | None) -> None:

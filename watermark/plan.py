@@ -27,6 +27,7 @@ from watermark.prompts import Prompt, read_prompts
 from watermark.sealed import Refusal, Sealed, read_sealed
 from watermark.stats.laws import Alternative
 from watermark.stats.power import Test
+from watermark.timestamps import moment
 from watermark.tokenizer import model_path
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def before_asking(
         (len(probes - texts), "of the planned probes are not among the prompts"),
     ):
         found += [f"{count:,} {what}"] if count else []
-    if datetime.fromisoformat(dated.since.time) > (now or datetime.now(UTC)):
+    if moment(dated.since.time) > (now or datetime.now(UTC)):
         found.append(f"the plan is of {dated.since.time}, by {dated.since.by}, which is yet to come")
     said = beforehand.asked(output)
     if said is not None:

@@ -18,6 +18,7 @@ from watermark.errors import PlanMismatch
 from watermark.scores.table import Table
 from watermark.sealed import Refusal, Sealed, read_sealed
 from watermark.stats.laws import Alternative
+from watermark.timestamps import moment
 
 if TYPE_CHECKING:
     from watermark.scoring.mark import ScoreWatermark
@@ -185,7 +186,7 @@ def before_asking_scores(
         found.append(f"stopping rule is {rule}, planned {made.stopping}")
     if stop_at is not None and not math.isclose(stop_at, made.level, rel_tol=1e-9):
         found.append(f"level is {stop_at:g}, planned {made.level:g}")
-    if datetime.fromisoformat(dated.since.time) > (now or datetime.now(UTC)):
+    if moment(dated.since.time) > (now or datetime.now(UTC)):
         found.append(f"the plan is of {dated.since.time}, by {dated.since.by}, which is yet to come")
     said = beforehand.asked(output)
     found += [] if said is None else beforehand.departures(made.digest, dated.since, said)
