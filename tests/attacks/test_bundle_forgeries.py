@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from test_bundle_attacks import _chained, _edited, _lines, _refused, _resealed, _sealed_again, _signer
 
-from watermark.bundle import bundle, contents, local_authority, redact, sign, stamp, timestamp, verify_bundle
+from watermark.bundle import (
+    bundle,
+    contents,
+    local_authority,
+    redact,
+    sign,
+    sign_file,
+    stamp,
+    timestamp,
+    verify_bundle,
+    verify_file,
+)
 from watermark.bundle import standalone as alone
 from watermark.detect import detect
 from watermark.errors import BundleInvalid, PlanMismatch, ReportInvalid
@@ -340,3 +351,17 @@ def test_a_revoked_key_that_counts_is_told(case, tmp_path):
     path.write_bytes(canonical_json(told) + b"\n")
     made = bundle(case.file("evidence.json"), tmp_path / "B.bag", **case.given(), commitments=path)
     assert "was published as revoked and counts here" in dict(alone.steps(made))["commitments"]
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_plan_signed_by_nobody_or_by_one_key_twice_is_refused(times, case, signer, tmp_path):
+    path = tmp_path / "plan.json"
+    shutil.copyfile(case.file("plan.json"), path)
+    signatures, _ = sign_file(path, signer)
+    told = json.loads(signatures.read_bytes())
+    told["signatures"] *= times
+    signatures.write_bytes(canonical_json(told) + b"\n")
+    with pytest.raises(BundleInvalid, match="no signature, or one key's twice"):
+        verify_file(path)
+    with pytest.raises(BundleInvalid, match="are none, or one key's twice"):
+        bundle(case.file("evidence.json"), tmp_path / "B.bag", **case.given() | {"plan": path})

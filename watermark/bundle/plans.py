@@ -147,6 +147,9 @@ def _envelope(path: Path, content: bytes) -> dict[str, Any]:
         raise BundleInvalid(f"{target.name} is over another {path.name}; the file was changed after it was signed")
     if not fields or found["payloadType"] != PAYLOAD or canonical_json(found) + b"\n" != raw:
         raise BundleInvalid(f"{target.name} is not in its one form; it was changed")
+    signers = [one["keyid"] for one in found["signatures"]]
+    if not signers or len(set(signers)) < len(signers):
+        raise BundleInvalid(f"{target.name} holds no signature, or one key's twice")
     return found
 
 

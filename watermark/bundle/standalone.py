@@ -680,6 +680,10 @@ def check_plan_signatures(case: Path, index: dict[str, Any]) -> str:
     if decoded(envelope["payload"], "the signed plan") != read(case, role(index, "plan"), MOST_JSON):
         raise Wrong("the signature of the plan is over another plan")
     message, who, left = before_signing(envelope), [], ""
+    if not envelope["signatures"] or len({one["keyid"] for one in envelope["signatures"]}) < len(
+        envelope["signatures"]
+    ):
+        raise Wrong("the signatures of the plan are none, or one key's twice")
     for one in envelope["signatures"]:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "plan.pem").write_text(one["cert"])
