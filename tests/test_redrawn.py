@@ -112,6 +112,19 @@ def test_tensors_are_redrawn_as_arrays_are(scheme, kept):
     assert np.allclose(np.exp(there), np.exp(here), rtol=1e-9, atol=1e-12)
 
 
+def test_tensors_have_the_noise_of_arrays_to_the_last_bit_of_a_uniform():
+    """In 32 bits the largest 128 uniforms would be 1 and their noise endless: whatever they stood at would be drawn."""
+    drawn = np.array([2**32 - 1, 0, 5, 2**31, 2**32 - 2, 2**32 - 1], dtype=np.uint32)
+    row = np.array([-50.0, 3.0, 2.0, 1.0, -9.0, -np.inf])
+    for place in range(len(row)):
+        row[place] += 4.0
+        here = Gumbel()._redraw(row.copy(), drawn)
+        there = Gumbel()._redraw_tensor(torch.from_numpy(row)[None], torch.from_numpy(drawn.astype(np.int64))[None])[0]
+        assert np.argmax(here) == int(there.argmax())
+        assert np.isclose(here.max(), float(there.max()))
+        assert not np.isnan(there.numpy()).any()
+
+
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @pytest.mark.parametrize("kept", [3_000, 40])
 def test_a_row_of_which_nothing_is_left_stays_so(scheme, kept):

@@ -59,7 +59,7 @@ class Gumbel(Redrawn):
     def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
         import torch
 
-        noise = -torch.log(-torch.log((drawn + 0.5) / 2.0**32))
+        noise = -torch.log(-torch.log((drawn.double() + 0.5) / 2.0**32))  # in 32 bits the largest u would be 1
         won = (rows + noise).argmax(dim=-1, keepdim=True)
         return torch.full_like(rows, -math.inf).scatter(1, won, rows.logsumexp(-1, keepdim=True))
 
