@@ -306,6 +306,7 @@ def test_a_page_that_was_changed_is_not_taken_for_ours(bag):
         ({"format": None}, "is no kind of evidence|is no evidence"),
         ({"green_rate": 0.9}, "the rate of green cells is stated as 0.9"),
         ({"z": 40.0}, "z is stated as 40.0"),
+        ({"cells": 10**13, "green_rate": 99e-13, "z": -1825741.858327}, "lacks something, or has it in another form"),
     ],
 )
 def test_evidence_with_a_changed_field_is_refused_in_words(changed, words, bag):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from watermark.bundle.layout import ENVELOPE, MOST_JSON, ORIGINAL, TOKEN, digest_of, opened, read_limited
 from watermark.bundle.signers import load_identity
-from watermark.bundle.standalone import Wrong, loads, steps
+from watermark.bundle.standalone import OTHER_FORM, Wrong, loads, steps
 from watermark.bundle.statement import signed_by
 from watermark.errors import BundleInvalid, KeyUnusable, ReportInvalid
 from watermark.keyring.store import is_key_set
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from watermark.tokenizer import Tokenizer
 
 _OURS = ("page", "signatures", "time stamp")
-_OTHER_FORM = (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError, RecursionError)
 
 _INDEX = {"case": str, "created": str, "files": dict, "controls": dict, "notes": list}
 
@@ -57,7 +56,7 @@ def verify_bundle(
         checks.append(Check("time stamp", _stamp(folder, trusted)))
         try:
             checks += _recomputed(folder, mark, tokenizer)
-        except _OTHER_FORM as error:
+        except OTHER_FORM as error:
             raise BundleInvalid(_another_form(error)) from None
     return checks
 
@@ -103,7 +102,7 @@ def _structure(folder: Path, key: Path | None, authorities: list[Path]) -> Itera
         yield from ((name, told) for name, told in steps(folder, key=key, authorities=authorities) if name not in _OURS)
     except Wrong as error:
         raise BundleInvalid(str(error), hint=_remedy(str(error))) from None
-    except _OTHER_FORM as error:
+    except OTHER_FORM as error:
         raise BundleInvalid(_another_form(error)) from None
 
 
