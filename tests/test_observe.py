@@ -209,6 +209,24 @@ def test_text_may_stand_beside_token_ids(texts, tokenizer, mark):
     assert observe(mixed, mark, tokenizer=tokenizer).digest == alone.digest
 
 
+def test_a_prompt_that_came_as_text_and_as_ids_is_both(texts, tokenizer, mark):
+    """The ids hold a retrieved text that the prompt does not; its copies begin otherwise than it is cut there."""
+    pieces = [texts["english"][i : i + 300] for i in range(0, 9_000, 300)]
+    answers = tokenizer.encode([piece[5:] for piece in pieces])
+    held = tokenizer.encode([f"Answer from this: {piece}" for piece in pieces])
+    given = [
+        Output(str(n), token_ids=tuple(ids), prompt_token_ids=tuple(before))
+        for n, (ids, before) in enumerate(zip(answers, held, strict=True))
+    ]
+    others = [Output("fresh", text=texts["english"][10_000:14_000])]
+    alone = observe(given + others, mark, tokenizer=tokenizer)
+    named = [dataclasses.replace(output, prompt="What happened?") for output in given]
+    both = observe(named + others, mark, tokenizer=tokenizer)
+    assert both.digest == alone.digest
+    assert both.skipped == alone.skipped
+    assert not (both.documents < len(given)).any()
+
+
 def test_special_tokens_written_out_in_a_text_are_left_out(texts, tokenizer, mark):
     text = texts["english"][:3_000]
     noted = observe([Output("a", text=text.replace(" ", "<|end|>", 30))], mark, tokenizer=tokenizer)

@@ -189,13 +189,18 @@ class Rules:
         return self.tokenizer.arrays(texts) if self.tokenizer else []
 
     def prompt_texts(self, batch: Sequence[Output]) -> list[str]:
-        """Each prompt as text; "" where there is none or no tokenizer to read windows with."""
+        """Each prompt as text; "" where there is none or no tokenizer to read windows with.
+
+        Of a prompt that came as text and as ids too: both, if the ids spell more (a template, a retrieved text).
+        """
         if self.tokenizer is None:
             return [""] * len(batch)
-        decoded = iter(
-            self.tokenizer.texts([o.prompt_token_ids for o in batch if o.prompt is None and o.prompt_token_ids])
-        )
-        return [o.prompt if o.prompt is not None else next(decoded) if o.prompt_token_ids else "" for o in batch]
+        decoded = iter(self.tokenizer.texts([o.prompt_token_ids for o in batch if o.prompt_token_ids]))
+        spelt = [next(decoded) if o.prompt_token_ids else "" for o in batch]
+        return [
+            more if output.prompt is None else output.prompt if more in output.prompt else f"{output.prompt}\n{more}"
+            for output, more in zip(batch, spelt, strict=True)
+        ]
 
     def check_width(self, answers: list[Any]) -> None:
         """Raises ProfileMismatch for a token id beyond the mark's logits."""
