@@ -366,3 +366,19 @@ def test_a_plan_signed_by_nobody_or_by_one_key_twice_is_refused(times, case, sig
         verify_file(path)
     with pytest.raises(BundleInvalid, match="are none, or one key's twice"):
         bundle(case.file("evidence.json"), tmp_path / "B.bag", **case.given() | {"plan": path})
+
+
+def test_a_vocabulary_with_two_numbers_for_one_word_is_no_proof_that_text_was_parted_so(bag):
+    """Each word has a second number, and its owner takes whichever is green: the tokens still spell the text."""
+    spelled = alone.read_json(bag, "data/vocabulary.json")
+    (bag / "data/vocabulary.json").write_bytes(
+        canonical_json(spelled | {str(int(i) + 1000): word for i, word in spelled.items()})
+    )
+    rows = [json.loads(line) for line in _lines(bag / "data/rows.jsonl")]
+    for row in rows:
+        row["ids"] = [i + 1000 for i in row["ids"]]
+    (bag / "data/rows.jsonl").write_bytes(b"".join(canonical_json(row) + b"\n" for row in rows))
+    index, evidence = alone.read_json(bag, "data/case.json"), alone.read_json(bag, "data/evidence.json")
+    windows, choices, _ = alone.read_cells(bag, "data/cells.npz")
+    told = alone.check_rows(bag, index, evidence, np.column_stack([windows, choices]) + 1000)
+    assert "NOT CHECKED: that the tokenizer spells and parts text so" in told

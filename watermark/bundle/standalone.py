@@ -56,6 +56,8 @@ P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 # What a file that is not in its form makes this one raise, one that needs more memory than there is among them
 OTHER_FORM = (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError, RecursionError, MemoryError)
 
+UNREAD = "; NOT CHECKED: that the tokenizer spells and parts text so, data/vocabulary.json is as stated"
+
 
 class Wrong(Exception):
     """Something does not hold; the message says what."""
@@ -1198,6 +1200,8 @@ def check_rows(case: Path, index: dict[str, Any], evidence: dict[str, Any], cell
     told = (
         f"{len(rows):,} responses are spelt by their tokens and give {len(there) - invented:,} of {len(there):,} cells"
     )
+    if any(answer.get("token_ids") is None for answer in answers):
+        told += UNREAD
     if invented or otherwise:
         told += (
             f"; NOT CHECKED: {invented:,} from readings that undo escaping and copying are as stated, {otherwise:,} "
