@@ -128,7 +128,7 @@ def test_watching_counts_what_an_engine_confuses_once():
 
     class Reads:
         digest = BOUND.digest
-        encode = texts = staticmethod(lambda given: [])
+        encode = arrays = texts = staticmethod(lambda given: [])
 
     mark = Watermark(made("sbw/lefthash"), next(iter(decoy_keys(b"watched", 1))), BOUND)
     rng = np.random.default_rng(3)

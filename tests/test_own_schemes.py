@@ -441,7 +441,7 @@ def test_the_page_speaks_of_scores(answers, name, tmp_path):
     for said in ("mean score", "Total score", "score above chance", "exact test of the total score"):
         assert said in page
     shown = page.split('<script type="application/json"')[0]
-    for unsaid in ("green rate", "Green cells", "are green", "binomial", "(Clopper", "gamma ="):
+    for unsaid in ("green rate", "Green cells", "are green", "binomial", "gamma ="):
         assert unsaid not in shown
     verify(found, page=tmp_path / "report.html")
 

@@ -140,7 +140,10 @@ class Ray:
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise WorkInvalid(f"no Ray cluster at {address}: {error}", hint="ray start --head") from None
+                raise WorkInvalid(
+                    f"no Ray cluster at {address}: {error}",
+                    hint="`ray start --head` begins one; one that asks for a token needs RAY_AUTH_MODE=token here",
+                ) from None
             self.started = True
         else:
             self.started = False
