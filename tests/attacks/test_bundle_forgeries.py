@@ -337,7 +337,7 @@ def test_what_cannot_be_shown_is_refused_in_words(bag, tmp_path):
 def test_evidence_that_is_older_than_the_first_question_is_refused(case, tmp_path):
     """Dated back, it would not have to tell of the keys that were made since."""
     found = Evidence.load(case.file("evidence.json"))
-    replace(found, created="2026-03-02T09:59:59+00:00").save(tmp_path / "dated.json")
+    replace(found, created="2026-03-02T09:59:58+00:00").save(tmp_path / "dated.json")
     with pytest.raises(BundleInvalid, match="the evidence is of .* before the first question"):
         bundle(tmp_path / "dated.json", tmp_path / "B.bag", **case.given())
 

@@ -35,7 +35,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -716,7 +716,7 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], aut
         raise Wrong(f"the evidence gives {stated['first_question']} for the first question, the query log {first}")
     if first is not None and not put and moment(first) < moment(log["created"]):
         raise Wrong(f"the query log was begun at {log['created']}, after its first question ({first})")
-    if first is not None and moment(evidence["created"]) < moment(first):
+    if first is not None and moment(evidence["created"]) + timedelta(seconds=1) < moment(first):  # told in seconds
         raise Wrong(f"the evidence is of {evidence['created']}, before the first question ({first})")
     said = []
     for what, made, token, over in (
@@ -862,9 +862,10 @@ def check_detections(case: Path, index: dict[str, Any], evidence: dict[str, Any]
     keys = {evidence["mark"]["commitment"], *(test["commitment"] for test in tests)}
     own = "" if evidence["digest"] in {test["evidence"] for test in tests} else "; this one is not among them"
     plan = evidence.get("plan") or {}
-    if plan.get("status") == "confirmatory" and len(keys) > plan["keys"]:
+    allowed = plan.get("keys", 1)  # a plan of scores fixes one
+    if plan.get("status") == "confirmatory" and len(keys) > allowed:
         raise Wrong(
-            f"{len(keys)} keys were tried on these answers, the plan allows {plan['keys']}: the evidence tells of one "
+            f"{len(keys)} keys were tried on these answers, the plan allows {allowed}: the evidence tells of one "
             "and does not disclose the others"
         )
     return f"{len(tests)} tests of these answers were recorded, under {len(keys)} keys{own}"
