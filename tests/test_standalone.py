@@ -136,12 +136,13 @@ def test_every_number_of_a_case_is_made_again(scheme, tmp_path):
     assert found.verdict == "evidence found"
     made = bundle(case.file("evidence.json"), tmp_path / "A.bag", **case.given())
     told = dict(alone.steps(made, key=case.file("ours.wmark")))
-    assert "NOT CHECKED" not in told["arithmetic"] + told["cells"] + told["decoy keys"] + told["our key"]
+    assert "NOT CHECKED" not in told["arithmetic"] + told["decoy keys"] + told["our key"]
+    assert told["cells"].count("NOT CHECKED") == 1  # how a tokenizer parts text, numpy cannot know
     assert "under 99 decoy keys are as stated" in told["decoy keys"]
     verify_bundle(made, mark=case.file("ours.wmark"))
     index, evidence = alone.read_json(made, "data/case.json"), alone.read_json(made, "data/evidence.json")
     for change, words in (
-        ({"green": found.green + 1}, "log10 p is stated as|is stated under our key"),
+        ({"green": found.green + 1}, "the rate of green cells is stated as|is stated under our key"),
         ({"log10_p": found.log10_p - 0.01}, "log10 p is stated as"),
     ):
         with pytest.raises(alone.Wrong, match=words):
