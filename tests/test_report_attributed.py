@@ -233,8 +233,8 @@ def test_a_bundled_page_of_other_words_is_not_called_the_same(told, pages, tmp_p
     found, text = pages["found"]
     path = tmp_path / "report.html"
     for new, says in (
-        (text.replace('<td class="text">', '<td class="text" >'), "says what this version says"),
-        (text.replace("Not checked</span>", "Checked, speaks against it</span>"), "NOT CHECKED"),
+        (text.replace('<td class="text">', '<td class="text" >'), "NOT CHECKED: its style and drawings"),
+        (text.replace("Not checked</span>", "Checked, speaks against it</span>"), "NOT CHECKED: its words are not all"),
     ):
         path.write_text(new, "utf-8")
         assert new != text
