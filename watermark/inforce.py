@@ -19,7 +19,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from watermark.keyring.keyset import KeySet
 from watermark.observe.text import VOTES
 from watermark.stats.combine import mean_evalue
 from watermark.stats.graded import sum_of
+from watermark.timestamps import moment
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -229,7 +229,7 @@ def check_published(found: Evidence, published: Commitments) -> str:
     if found.keys is None:
         if found.mark.get("commitment") not in [key.commitment for key in published.keys]:
             raise ReportInvalid(f"key {found.mark.get('kid')} is none of the {len(published.keys)} published ones")
-        others = [key for key in published.keys if _time(key.created) <= _time(found.created)]
+        others = [key for key in published.keys if moment(key.created) <= moment(found.created)]
         undisclosed = len(others) - 1 if (found.plan or {}).get("status") != "confirmatory" else 0
         told = f"; NOT CHECKED: {undisclosed} other keys were in force, the evidence does not tell of them"
         return (
@@ -240,7 +240,7 @@ def check_published(found: Evidence, published: Commitments) -> str:
     shorter, longer = sorted((stated, published.keys), key=len)
     if heads(found.keys["set"], profile, longer)[len(shorter)] != heads(published.set, published.mark, shorter)[-1]:
         raise ReportInvalid(f"the keys tested are not those published of set {published.set}, in their order")
-    late = [key for key in published.keys[len(stated) :] if _time(key.created) <= _time(found.created)]
+    late = [key for key in published.keys[len(stated) :] if moment(key.created) <= moment(found.created)]
     if late:
         raise ReportInvalid(
             f"key {late[0].kid} (epoch {late[0].epoch}) of the published set was there when the evidence was made, and "
@@ -249,14 +249,6 @@ def check_published(found: Evidence, published: Commitments) -> str:
     beyond = len(stated) - len(published.keys)
     told = f"; {beyond} more were tested that this file does not hold" if beyond > 0 else ""
     return f"all keys published in set {published.set} were tested, head {published.head[:16]}…{told}"
-
-
-def _time(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except (ValueError, TypeError):
-        raise ReportInvalid(f"{text!r} is no time") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def check_over_cells(found: Evidence, seen: Observations, keys: InForce | None) -> None:

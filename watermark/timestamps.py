@@ -7,7 +7,6 @@ owner's own), or one whose URL the user names; nothing else ever touches the net
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -150,13 +149,8 @@ def openssl() -> str | None:
     return shutil.which("openssl")
 
 
-def later(first: str, second: str) -> bool:
-    """Whether one ISO time is later than another. Raises BundleInvalid for what is no time."""
-    return moment(first) > moment(second)
-
-
 def moment(told: str) -> datetime:
-    """A time as written here. Raises BundleInvalid."""
+    """A time as written here, in UTC where it names no zone. Raises BundleInvalid for what is no time."""
     try:
         found = datetime.fromisoformat(told)
     except (ValueError, TypeError):
@@ -248,10 +242,6 @@ def _openssl(*arguments: str | Path) -> None:
     if ran.returncode != 0:
         last = ran.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason given"]
         raise WatermarkError(f"openssl {arguments[0]} failed: {last[0]}")
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _library() -> Any:
