@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from watermark.bundle.layout import MOST_JSON, digest_of, read_limited
-from watermark.bundle.signers import identity_of, load_identity, load_signer, read_identity, signed
+from watermark.bundle.signers import by_those_named, identity_of, load_signer, read_identity, signed
 from watermark.bundle.standalone import Wrong, before_signing, decoded, loads
 from watermark.errors import BundleInvalid
 from watermark.files import canonical_json, write_whole
@@ -98,12 +98,7 @@ def _signatures(path: Path, content: bytes, wanted: list[Path], threshold: int) 
             raise BundleInvalid(f"the signature by {str(one['keyid'])[:16]}… is not good: forged, or over another file")
         good.append(who)
     told = f"{len(good)} good signatures, by " + ", ".join(f"{who.keyid[:16]}… ({who.name})" for who in good)
-    if not wanted:
-        return f"{told}; NOT CHECKED: whose keys these are (--signer)"
-    named = {load_identity(one).keyid for one in wanted} & {who.keyid for who in good}
-    if len(named) < threshold:
-        raise BundleInvalid(f"{len(named)} of the signers that were named have signed, {threshold} are needed")
-    return f"{told}; {len(named)} of them are by signers that were named, {threshold} needed"
+    return f"{told}; {by_those_named(good, wanted, threshold)}"
 
 
 def _stamp(path: Path, authorities: list[Path]) -> str:

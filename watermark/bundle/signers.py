@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,19 @@ def identity_of(key: Private, certificate: Path | None = None) -> Identity:
             hint="pass the certificate that was issued for this key",
         )
     return shown
+
+
+def by_those_named(good: Sequence[Identity], wanted: Sequence[Path], threshold: int) -> str:
+    """How many of the good signatures are by signers that were named, in words for the end of a sentence.
+
+    wanted: their public keys or certificates. Raises BundleInvalid if fewer than `threshold` of them have signed.
+    """
+    if not wanted:
+        return "NOT CHECKED: whose keys these are (--signer)"
+    named = {load_identity(path).keyid for path in wanted} & {who.keyid for who in good}
+    if len(named) < threshold:
+        raise BundleInvalid(f"{len(named)} of the signers that were named have signed, {threshold} are needed")
+    return f"{len(named)} of them are by signers that were named, {threshold} needed"
 
 
 def load_identity(path: Path) -> Identity:

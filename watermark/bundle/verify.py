@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watermark.bundle.layout import ENVELOPE, MOST_JSON, ORIGINAL, TOKEN, digest_of, opened, read_limited
-from watermark.bundle.signers import load_identity
+from watermark.bundle.signers import by_those_named
 from watermark.bundle.standalone import OTHER_FORM, UNREAD, Wrong, loads, steps
 from watermark.bundle.statement import signed_by
 from watermark.errors import BundleInvalid, KeyUnusable, ReportInvalid
@@ -128,12 +128,7 @@ def _signatures(folder: Path, wanted: list[Path], threshold: int) -> str:
     told = f"{len(good)} good signatures over the manifests and the evidence, by " + ", ".join(
         f"{who.keyid[:16]}… ({who.name})" for who in good
     )
-    if not wanted:
-        return f"{told}; NOT CHECKED: whose keys these are (--signer)"
-    named = {load_identity(path).keyid for path in wanted} & {who.keyid for who in good}
-    if len(named) < threshold:
-        raise BundleInvalid(f"{len(named)} of the signers that were named have signed, {threshold} are needed")
-    return f"{told}; {len(named)} of them are by signers that were named, {threshold} needed"
+    return f"{told}; {by_those_named(good, wanted, threshold)}"
 
 
 def _stamp(folder: Path, authorities: list[Path]) -> str:
