@@ -125,11 +125,7 @@ class Plan(Sealed):
     def stamp(self, mismatches: list[str], *, exploratory: bool) -> dict[str, Any]:
         """What the evidence says of the plan. Raises PlanMismatch naming every mismatch, unless exploratory."""
         self.refuse(mismatches, exploratory=exploratory, run="the run is not the one planned")
-        return {
-            "digest": self.digest,
-            "status": "exploratory" if exploratory else "confirmatory",
-            "mismatches": mismatches,
-            "created": self.created,
+        return self.entry("exploratory" if exploratory else "confirmatory", mismatches) | {
             "alpha": self.alpha,
             "keys": self.keys,
             "suspects": self.suspects,
@@ -139,6 +135,10 @@ class Plan(Sealed):
             "power": self.power,
             "tokens": self.tokens,
         }
+
+    def entry(self, status: str, mismatches: list[str]) -> dict[str, Any]:
+        """What evidence and query logs alike say of the plan they stand under."""
+        return {"digest": self.digest, "status": status, "mismatches": mismatches, "created": self.created}
 
     def refuse(self, mismatches: list[str], *, exploratory: bool, run: str) -> None:
         """Raises PlanMismatch naming every mismatch, unless exploratory."""
@@ -284,7 +284,7 @@ def before_asking(
         pairs.append(("level", f"{stop_at:g}", f"{made.level:g}"))
     if made.access == "log-probabilities" and not logprobs:
         pairs.append(("access", "text, without log-probabilities", made.access))
-    found = [f"{name} is {ran}, planned {wanted}" for name, ran, wanted in pairs if ran != wanted]
+    found = _differing(pairs)
     texts, probes = {text_digest(prompt.text) for prompt in prompts}, set(made.probes.prompts)
     for count, what in (
         (len(texts - probes), "of the prompts are not among the planned probes"),
@@ -297,12 +297,7 @@ def before_asking(
     if said is not None:
         found += beforehand.departures(made.digest, dated.since, said)
     made.refuse(found, exploratory=exploratory, run="the questions are not those planned")
-    return {
-        "digest": made.digest,
-        "status": "exploratory" if exploratory else "planned",
-        "mismatches": found,
-        "created": made.created,
-    }
+    return made.entry("exploratory" if exploratory else "planned", found)
 
 
 def _built(body: dict[str, Any]) -> Plan:
@@ -342,7 +337,7 @@ def check(
     ]
     if statistics is not None:
         pairs.append(("statistics", ", ".join(statistics), ", ".join(planned.statistics)))
-    found = [f"{name} is {ran}, planned {wanted}" for name, ran, wanted in pairs if ran != wanted]
+    found = _differing(pairs)
     found += _other_file("reference", None if reference is None else model_named(reference), planned.reference)
     found += _other_file("clean text", _file(clean), planned.clean)
     if not math.isclose(alpha, planned.level, rel_tol=1e-9):
@@ -352,6 +347,11 @@ def check(
     if tokens is not None and planned.stop_at == "none" and tokens < planned.tokens:
         found.append(f"{tokens:,} tokens were read, planned at least {planned.tokens:,}")
     return found
+
+
+def _differing(pairs: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    """Those of (what, as it is, as it was planned) that differ, in words."""
+    return [f"{name} is {ran}, planned {wanted}" for name, ran, wanted in pairs if ran != wanted]
 
 
 @dataclass(frozen=True)
