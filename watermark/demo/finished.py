@@ -7,12 +7,14 @@ is: what it would have written might be another then.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import watermark
 from watermark.files import canonical_json, readable_json, sha256_of, write_whole
 
+T = TypeVar("T")
 NAME = "finished.json"
 _SOURCES = (".py", ".html", ".css", ".json")
 
@@ -27,6 +29,14 @@ class Finished:
             self._steps = json.loads((folder / NAME).read_bytes())
         except (OSError, ValueError):
             self._steps = {}
+
+    def once(self, step: str, make: Callable[[], T], *, reads: list[Path], writes: list[str]) -> T:
+        """What a step tells: as it was noted if it is finished, else made now and noted. As by `told` and `note`."""
+        told: T | None = self.told(step, reads=reads, writes=writes)
+        if told is None:
+            told = make()
+            self.note(step, told, reads=reads, writes=writes)
+        return told
 
     def told(self, step: str, *, reads: list[Path], writes: list[str]) -> Any:
         """What `note` was told of a step that is finished, None if it is not.

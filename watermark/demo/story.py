@@ -173,11 +173,7 @@ def _test(done: Finished, folder: Path, suspect: str) -> dict[str, Any]:
     page = "report.html" if suspect == "thief" else f"{suspect}.html"
     reads = [folder / name for name in ("ours.profile.json", "untrained", f"{suspect}.jsonl")]
     writes = [f"{suspect}.evidence.json", page]
-    told: dict[str, Any] | None = done.told(f"test-{suspect}", reads=reads, writes=writes)
-    if told is None:
-        told = _tested(folder, suspect, page)
-        done.note(f"test-{suspect}", told, reads=reads, writes=writes)
-    return told
+    return done.once(f"test-{suspect}", lambda: _tested(folder, suspect, page), reads=reads, writes=writes)
 
 
 def _tested(folder: Path, suspect: str, page: str) -> dict[str, Any]:
@@ -208,11 +204,7 @@ def _opened(done: Finished, folder: Path, suspect: str, teacher: str) -> dict[st
 
     here = [folder / name for name in ("ours.profile.json", "untrained", f"{suspect}.jsonl", suspect)]
     reads, writes = [*here, model_path(teacher)], [f"{suspect}.{kind}" for kind in _OPENED]
-    told: dict[str, Any] | None = done.told(f"open-{suspect}", reads=reads, writes=writes)
-    if told is None:
-        told = _read_open(folder, suspect, teacher)
-        done.note(f"open-{suspect}", told, reads=reads, writes=writes)
-    return told
+    return done.once(f"open-{suspect}", lambda: _read_open(folder, suspect, teacher), reads=reads, writes=writes)
 
 
 def _read_open(folder: Path, suspect: str, teacher: str) -> dict[str, Any]:
