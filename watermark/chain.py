@@ -61,6 +61,12 @@ def sealed(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"hash": _hash(body)}
 
 
+def set_aside(path: Path, tail: bytes) -> None:
+    """Keeps the cut-short line of an interrupted write beside the file, in `.cut`."""
+    with path.with_name(path.name + ".cut").open("ab") as stream:
+        stream.write(tail + b"\n")
+
+
 def whole_lines(content: bytes) -> int:
     """How many bytes are whole lines."""
     return content.rfind(b"\n") + 1

@@ -110,7 +110,7 @@ class LinesStore(LinesSource):
         size = os.fstat(self._stream.fileno()).st_size
         whole = _end_of_lines(self._stream, size)
         if whole < size:
-            _set_aside(self.path, os.pread(self._stream.fileno(), size - whole, whole))
+            chain.set_aside(self.path, os.pread(self._stream.fileno(), size - whole, whole))
             self._stream.truncate(whole)
         self._stream.seek(0, os.SEEK_END)
         if whole == 0:
@@ -136,9 +136,3 @@ def _end_of_lines(stream: io.FileIO, size: int) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def _set_aside(path: Path, tail: bytes) -> None:
-    """Keeps the cut-short line of an interrupted write beside the ledger."""
-    with path.with_name(path.name + ".cut").open("ab") as stream:
-        stream.write(tail + b"\n")

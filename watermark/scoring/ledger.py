@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -113,16 +112,14 @@ class ScoreLedger:
     def __enter__(self) -> ScoreLedger:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _begin(self, mode: Mode | None) -> None:
         content = self._stream.read()
         whole = chain.whole_lines(content)
         if whole < len(content):
-            _set_aside(self.path, content[whole:])
+            chain.set_aside(self.path, content[whole:])
             self._stream.truncate(whole)
         self._stream.seek(0, os.SEEK_END)
         if whole == 0:
@@ -246,9 +243,3 @@ def _records(path: Path, lines: Iterable[dict[str, Any]]) -> Iterator[ScoreRecor
         if not good:
             raise LedgerInvalid(f"{path}, line {number}: the rows do not match their hash")
         yield record
-
-
-def _set_aside(path: Path, tail: bytes) -> None:
-    """Keeps the cut-short line of an interrupted write beside the ledger."""
-    with path.with_name(path.name + ".cut").open("ab") as stream:
-        stream.write(tail + b"\n")
