@@ -324,8 +324,8 @@ def totals(
     """As `reference.totals`, over blocks of keys in as many threads as `threads()` says."""
     if not len(tokens):
         return np.zeros((len(words), len(weights)), dtype=np.int64)
-    parts, every = _parts(weights, counting.most)
-    if len(words) < _FEW or not every:
+    parts, every = _parts(weights, counting.most) if len(words) >= _FEW else (weights, 0)
+    if not every:
         return _by_keys(windows, tokens, weights, words, counting)
     order, starts = reference.grouped(windows)
     ids, choices = _blocks(np.take(windows, order[starts[:-1]], axis=0)), tokens[order]
@@ -368,6 +368,9 @@ def _by_keys(
         _uniforms(ids, choices, np.ascontiguousarray(words[k]).reshape(8, 1), drawn)
         _weighed(drawn, given, *_counted(counting), found[k])
 
+    if len(words) == 1:  # starting a thread takes as long as thousands of cells
+        one(0)
+        return found
     with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(one, range(len(words))))
     return found
