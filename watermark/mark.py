@@ -332,7 +332,9 @@ def _counted(weights: ArrayLike, cells: int) -> NDArray[np.int32]:
     given = np.atleast_2d(np.asarray(weights))
     if given.ndim != 2 or given.shape[1] != cells:
         raise ValueError(f"weights should have shape (S, {cells}) or ({cells},), found {np.shape(weights)}")
-    counted = given.astype(np.int32)
+    counted = given.astype(np.int32, copy=False)
+    if counted is given:
+        return counted
     if not np.issubdtype(given.dtype, np.integer) or (counted != given).any():
         raise ValueError(f"weights should be whole numbers within 32 bits, found {given.dtype}")
     return counted
