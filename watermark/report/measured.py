@@ -15,7 +15,7 @@ import numpy as np
 
 from watermark.report.numbers import percent, span
 from watermark.report.weighted import decided_by
-from watermark.stats.graded import Levels, LevelSum, sum_of
+from watermark.stats.graded import Levels, count_of
 from watermark.stats.laws import Bernoulli, binomial_interval
 from watermark.stats.many import upper_tails
 from watermark.stats.sphere import log10_pvalue
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from watermark.evidence import Evidence
     from watermark.scoring.evidence import KeyTest, ScoreEvidence
-    from watermark.stats.weighted import SumLaw
 
 WHERE = "docs/results/calibration.md"
 LEVELS = (0.05, 0.01, 0.001)
@@ -125,17 +124,13 @@ def score_trials(evidence: ScoreEvidence, test: KeyTest) -> list[Trial]:
 def _tails(law: Bernoulli | Levels, n: int, totals: tuple[int, ...], alternative: str) -> tuple[float, ...]:
     """log10 p of each total of n scores, as `law.log10_pvalue` to 1e-9, all at once; beyond reach as at its end."""
     within, most = np.clip(totals, 0, n * law.highest), n * law.highest
-    upper = upper_tails(_sum_of(law, n), within)
+    upper = upper_tails(count_of(n, law), within)
     if alternative == "greater":
         return tuple(upper.tolist())
     mirrored = Levels(law.chances[::-1]) if isinstance(law, Levels) else Bernoulli(1 - law.p)
-    lower = upper_tails(_sum_of(mirrored, n), most - within)
+    lower = upper_tails(count_of(n, mirrored), most - within)
     both = lower if alternative == "less" else np.minimum(0.0, np.minimum(lower, upper) + math.log10(2))
     return tuple(both.tolist())
-
-
-def _sum_of(law: Bernoulli | Levels, n: int) -> SumLaw:
-    return LevelSum.of(n, law) if isinstance(law, Levels) else sum_of(np.ones(n, dtype=np.int32), law)
 
 
 def trial_rows(found: Sequence[Trial]) -> list[tuple[str, ...]]:
