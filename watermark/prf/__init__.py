@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECIPE",
+    "Counting",
     "backend",
     "cell_ids",
     "key_words",
-    "level_totals",
-    "levels",
     "machine",
     "row_uniforms",
     "threads",
@@ -87,43 +86,13 @@ def totals(
     tokens: NDArray[np.uint32],
     weights: NDArray[np.int32],
     words: NDArray[np.uint32],
-    *,
-    below: int,
-) -> NDArray[np.int64]:
-    """Sums of the weights of green cells: S statistics under m keys, exact integers whatever the order or backend.
-
-    windows: (n, h); tokens: (n,); weights: (S, n); words: (m, 8); a uniform under `below` is green. Returns (m, S).
-    Cells are grouped by window once for all keys, unless these are few; memory is that of the cells, never n times m.
-    """
-    return _totals(windows, tokens, weights, words, Counting(below))
-
-
-def levels(drawn: NDArray[np.uint32], high: NDArray[np.int64], low: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Graded scores of uniforms: high[first 16 bits] + low[last 16 bits]. high, low: (65536,). Returns (n,)."""
-    found: NDArray[np.int64] = high[drawn >> np.uint32(16)] + low[drawn & np.uint32(0xFFFF)]
-    return found
-
-
-def level_totals(
-    windows: NDArray[np.uint32],
-    tokens: NDArray[np.uint32],
-    weights: NDArray[np.int32],
-    words: NDArray[np.uint32],
-    *,
-    high: NDArray[np.int64],
-    low: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """As `totals`, of graded scores: weights times `levels`. Returns (m, S)."""
-    return _totals(windows, tokens, weights, words, Counting(high=high, low=low))
-
-
-def _totals(
-    windows: NDArray[np.uint32],
-    tokens: NDArray[np.uint32],
-    weights: NDArray[np.int32],
-    words: NDArray[np.uint32],
     counting: Counting,
 ) -> NDArray[np.int64]:
+    """Weights times scores added up: S statistics under m keys, exact integers whatever the order or backend.
+
+    windows: (n, h); tokens: (n,); weights: (S, n); words: (m, 8); counting: what a uniform scores. Returns (m, S).
+    Cells are grouped by window once for all keys, unless these are few; memory is that of the cells, never n times m.
+    """
     if len(words) * len(tokens) >= devices.LARGE and (device := devices.chosen()):
         return devices.totals(windows, tokens, weights, words, counting, device)
     if backend() == "numba":

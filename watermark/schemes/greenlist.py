@@ -59,7 +59,7 @@ class GreenBits:
     ) -> NDArray[np.int64]:
         """Green weight of S statistics under m keys: (n, h), (n,), (S, n) give (m, S). See `Watermark.totals`."""
         words = np.stack([self._words(key) for key in keys])
-        return prf.totals(windows, choices, weights, words, below=self._below)
+        return prf.totals(windows, choices, weights, words, prf.Counting(self._below))
 
     @property
     def null(self) -> Bernoulli:

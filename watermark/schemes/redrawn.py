@@ -69,20 +69,25 @@ class Redrawn:
         """The level of each cell (n, h), (n,): whole numbers from 0. Returns (n,)."""
         windows = np.asarray(contexts).astype(np.uint32, copy=False)
         drawn = prf.uniforms(windows, np.asarray(choices).astype(np.uint32, copy=False), self._words(key))
-        return prf.levels(drawn, *self._tables)
+        return self._counting.scores(drawn)
 
     def totals(
         self, windows: NDArray[np.uint32], choices: NDArray[np.uint32], weights: NDArray[np.int32], keys: Sequence[Key]
     ) -> NDArray[np.int64]:
         """Weighted scores of S statistics under m keys: (n, h), (n,), (S, n) give (m, S). See `Watermark.totals`."""
-        high, low = self._tables
         words = np.stack([self._words(key) for key in keys])
-        return prf.level_totals(windows, choices, weights, words, high=high, low=low)
+        return prf.totals(windows, choices, weights, words, self._counting)
 
     @property
     def null(self) -> Levels:
         """The exact law of one score: all 2^32 uniforms counted."""
         return law_of_tables(*(tuple(table.tolist()) for table in self._counted))
+
+    @property
+    def _counting(self) -> prf.Counting:
+        """What a uniform scores."""
+        high, low = self._tables
+        return prf.Counting(high=high, low=low)
 
     @property
     def _counted(self) -> Tables:
