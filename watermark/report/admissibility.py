@@ -22,7 +22,7 @@ from watermark.report.measured import (
 )
 from watermark.report.numbers import percent, pvalue_of
 from watermark.report.score_words import PART_NAMES
-from watermark.report.weighted import beaten, decided_by
+from watermark.report.weighted import beaten, decided_by, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,7 +183,7 @@ def _rates(evidence: Evidence, found: Sequence[Trial]) -> str:
     own = found[-1]
     text = f"Of a false alarm: {level}{keys}; measured below, here on {own.decoys:,} keys and on who never met a mark. "
     if decided_by(evidence) != "votes":
-        rank = evidence.decoys.rank_pvalue if evidence.weighted is None else evidence.weighted.rank_pvalue
+        rank = rank_of(evidence)
         text += (
             f"The mean e-value has its rank for this: {beaten(rank, own.decoys)} (p = {pvalue_of(rank)}); what it "
             "would have called of the decoys is not kept, the one-vote count on the same cells is. "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from watermark.report import weighted
-from watermark.report.numbers import percent, pvalue, span
+from watermark.report.numbers import percent, pvalue, signed, span
 from watermark.report.planned import dose_points, interval_of
+from watermark.report.score_words import share_of
 from watermark.report.terms import places_of
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def score_controlled(evidence: ScoreEvidence) -> list[Row]:
         f"how weak a trace would have been found is not known for {evidence.access}",
     )
     if carried is not None:
-        interval = span((carried.low, carried.high), 0).replace("-", "−")
         share = (
             "Dose: share of the mark carried",
-            percent(carried.share, 0).replace("-", "−"),
-            f"95 % interval {interval}; not the share of training data that was ours",
+            share_of(carried.share),
+            f"95 % interval {share_of(carried.low)} to {share_of(carried.high)}; not the share of training data that was "
+            "ours",
         )
         reach = (
             "Could be missed",
@@ -126,7 +126,7 @@ def _students_row(name: str, points: list[tuple[float, float, float]], absent: s
     seen = sorted({share for share, _, _ in points})
     shares = ", ".join(percent(share).replace(".0", "") for share in seen)
     effects = [effect / error for _, effect, error in points if error > 0]
-    told = f"; z from {min(effects):.1f} to {max(effects):.1f}".replace("-", "−") if effects else ""
+    told = f"; z from {signed(min(effects), 1)} to {signed(max(effects), 1)}" if effects else ""
     return (name, f"{len(points)}", f"students trained on a known share of marked answers: {shares}{told}")
 
 
@@ -144,7 +144,7 @@ def _models(evidence: Evidence) -> list[Row]:
 
 
 def _named(control: Control | ScoreControl, alpha: float) -> Row:
-    passes = "passes the level" if control.log10_p <= math.log10(alpha) else "does not pass the level"
+    passes = "passes the level" if weighted.passes(control, alpha) else "does not pass the level"
     return (
         f"Control “{control.name}”",
         f"p = {pvalue(control.log10_p)}",
@@ -153,9 +153,7 @@ def _named(control: Control | ScoreControl, alpha: float) -> Row:
 
 
 def _keys(evidence: Evidence) -> Row:
-    deep = evidence.weighted
-    rank = evidence.decoys.rank_pvalue if deep is None else deep.rank_pvalue
-    return _decoys(len(evidence.decoys.totals), rank)
+    return _decoys(len(evidence.decoys.totals), weighted.rank_of(evidence))
 
 
 def _decoys(count: int, rank: float) -> Row:

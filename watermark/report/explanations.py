@@ -5,7 +5,6 @@ A finding is asked what else could have brought it about; none is asked what cou
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from watermark.report import weighted
@@ -54,9 +53,8 @@ def explanations(evidence: Evidence) -> list[Explanation]:
 
 
 def _chance(evidence: Evidence) -> Explanation:
-    deep, decoys = evidence.weighted, len(evidence.decoys.totals)
-    rank = evidence.decoys.rank_pvalue if deep is None else deep.rank_pvalue
-    return by_chance(evidence.log10_p, f"{weighted.beaten(rank, decoys)}", evidence.alpha, evidence.plan)
+    beaten = weighted.beaten(weighted.rank_of(evidence), len(evidence.decoys.totals))
+    return by_chance(evidence.log10_p, beaten, evidence.alpha, evidence.plan)
 
 
 def _ambient(evidence: Evidence) -> Explanation:
@@ -73,7 +71,7 @@ def _ambient(evidence: Evidence) -> Explanation:
         told = "The key is that of one account alone: what other accounts published does not carry it."
         return Explanation(name, how, PART, told, "Whether this account’s answers were published, its owner can say.")
     if evidence.controls:
-        passing = sum(c.log10_p <= math.log10(evidence.alpha) for c in evidence.controls)
+        passing = sum(weighted.passes(c, evidence.alpha) for c in evidence.controls)
         told = f"{passing} of {len(evidence.controls)} control models, read alike, pass the level."
         known = "Whether these met what the public met, those can say who made them."
         return Explanation(name, how, PART, told, f"{known} {left}")

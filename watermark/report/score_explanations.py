@@ -63,7 +63,7 @@ def _alike(evidence: ScoreEvidence) -> Explanation:
 def _controls(evidence: ScoreEvidence) -> str:
     if not evidence.controls:
         return "no control model was read to show it."
-    passing = sum(c.log10_p <= math.log10(evidence.alpha) for c in evidence.controls)
+    passing = sum(weighted.passes(c, evidence.alpha) for c in evidence.controls)
     return f"{passing} of {len(evidence.controls)} control models pass the level."
 
 

@@ -11,7 +11,8 @@ from watermark.report.planned import aimed
 from watermark.stats.power import threshold_z
 
 if TYPE_CHECKING:
-    from watermark.evidence import Anytime, Evidence, Weighted
+    from watermark.evidence import Anytime, Control, Evidence, Weighted
+    from watermark.scoring.evidence import ScoreControl
 
 Deciding = Literal["votes", "mean e-value", "e-process"]
 
@@ -151,6 +152,16 @@ def needed_z(evidence: Evidence) -> float:
     return bar + NormalDist().inv_cdf(evidence.power)
 
 
+def rank_of(evidence: Evidence) -> float:
+    """The decoy rank that goes with the evidence: of the mean e-value where weights were read, else of the votes."""
+    return evidence.decoys.rank_pvalue if evidence.weighted is None else evidence.weighted.rank_pvalue
+
+
+def passes(control: Control | ScoreControl, alpha: float) -> bool:
+    """Whether a control, tested as the suspect was, reaches the level."""
+    return control.log10_p <= log10(alpha)
+
+
 def beaten(rank: float, decoys: int) -> str:
     """ "none of the 999 decoy keys did as well" and its kin."""
     as_well = round(rank * (1 + decoys)) - 1
@@ -174,7 +185,7 @@ def _controls(evidence: Evidence) -> str:
     """Which controls the same test finds too: what they mean is for whoever knows how they were made."""
     if not evidence.controls:
         return ""
-    passing = [f"“{c.name}”" for c in evidence.controls if c.log10_p <= log10(evidence.alpha)]
+    passing = [f"“{c.name}”" for c in evidence.controls if passes(c, evidence.alpha)]
     count = len(evidence.controls)
     whole = f"the {count} control models" if count > 1 else "the one control model"
     if not passing:
