@@ -32,13 +32,13 @@ from watermark.keys import decoy_keys
 from watermark.ledger import Ledger
 from watermark.mark import Watermark
 from watermark.observe import Sample
+from watermark.observe.weights import Cells
 from watermark.outputs import Output, Outputs
 from watermark.scale import Addressed, Scale, blocks, gathered, run, score
 from watermark.scale.blocks import by_name
 from watermark.scale.corpus import BLOCK_BYTES, kept_corpus
 from watermark.scale.once import parts_for
 from watermark.scale.store import Folder, ordered, store_at
-from watermark.scale.streamed import Chunk
 from watermark.schemes import GreenList, Tournament
 
 KEY, OTHER = decoy_keys(b"scale", 2)
@@ -475,7 +475,7 @@ def test_addresses_of_fsspec_hold_input_and_work(mixed, mark, tokenizer, in_memo
 def test_scores_are_let_go_part_by_part(mark):
     """A stream of two million cells in parts of fifty thousand: what is kept of them is one number an answer."""
     windows, choices = np.zeros((50_000, 2), np.uint32), np.zeros(50_000, np.uint32)
-    part = Chunk(windows, choices, np.arange(50_000) // 500, {"votes": np.ones(50_000, np.int32)})
+    part = Cells(windows, choices, np.arange(50_000) // 500, {"votes": np.ones(50_000, np.int32)})
     shown = (Sample("a", np.arange(9), np.arange(9)),)
     seen = SimpleNamespace(samples=shown, names=[""] * 100, chunks=lambda: (part for _ in range(40)))
     tallied(seen, mark)

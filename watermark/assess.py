@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from watermark.mark import Watermark
     from watermark.observe import Stage
     from watermark.observe.stages import Look
-    from watermark.scale.streamed import Chunk, Streamed
+    from watermark.observe.weights import Cells
+    from watermark.scale.streamed import Streamed
     from watermark.stats.laws import Alternative, Law
     from watermark.stats.weighted import SumLaw
 
     Seen: TypeAlias = Observations | Streamed
 
 
-def statistics_in(seen: Seen | Chunk) -> tuple[str, ...]:
+def statistics_in(seen: Seen | Cells) -> tuple[str, ...]:
     """The weighted statistics of some observations, in their pre-registered order; votes stand apart."""
     return tuple(name for name in seen.weights if name != VOTES)
 
@@ -50,7 +51,7 @@ class Tally:
     first: NDArray[np.int64]
 
 
-def parts_of(seen: Seen) -> Iterable[Observations | Chunk]:
+def parts_of(seen: Seen) -> Iterable[Observations | Cells]:
     """The cells in reading order: in one part where they lie in memory, else in many."""
     return (seen,) if isinstance(seen, Observations) else seen.chunks()
 
@@ -81,7 +82,7 @@ def totals_of(seen: Seen, mark: Watermark, keys: Sequence[Key]) -> NDArray[np.in
     return found
 
 
-def stacked(seen: Observations | Chunk) -> NDArray[np.int32]:
+def stacked(seen: Observations | Cells) -> NDArray[np.int32]:
     """(1 + S, n): votes first, then every weighted statistic."""
     return np.stack([seen.weights[name] for name in (VOTES, *statistics_in(seen))])
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from watermark.observe.rules import REPEATED
 from watermark.observe.text import SAMPLED, VOTES, Sample, require_cells
+from watermark.observe.weights import Cells
 from watermark.scale.blocks import block_of
 from watermark.scale.once import counted
 
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
 
     from watermark.scale.job import Bench
     from watermark.scale.tasks import Argument
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The cells of one block that count, as `Observations` has all: windows (n, h), choices (n,), documents (n,)."""
-
-    windows: NDArray[np.uint32]
-    choices: NDArray[np.uint32]
-    documents: NDArray[np.int64]
-    weights: Mapping[str, NDArray[np.int32]]
 
 
 class Names(Sequence[str]):
@@ -83,15 +74,15 @@ class Streamed:
         """One vote for each cell; an array that takes no memory."""
         return {VOTES: np.broadcast_to(np.int32(1), self.count)}
 
-    def chunks(self) -> Iterator[Chunk]:
-        """The cells in reading order, block by block."""
+    def chunks(self) -> Iterator[Cells]:
+        """The cells that count in reading order, block by block."""
         first = 0
         for index in range(len(self.bench.corpus.blocks)):
             file = block_of(self.bench, index)
             which = counted(self.bench.work, index, file.kept)
             documents = first + np.repeat(np.arange(file.answers, dtype=np.int64), file.array("cells"))
             windows, choices = file.array("windows")[which], file.array("choices")[which]
-            yield Chunk(windows, choices, documents[which], {VOTES: np.ones(len(choices), dtype=np.int32)})
+            yield Cells(windows, choices, documents[which], {VOTES: np.ones(len(choices), dtype=np.int32)})
             first += file.answers
 
 
