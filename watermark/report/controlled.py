@@ -49,8 +49,8 @@ def score_controlled(evidence: ScoreEvidence) -> list[Row]:
         share = (
             "Dose: share of the mark carried",
             share_of(carried.share),
-            f"95 % interval {share_of(carried.low)} to {share_of(carried.high)}; not the share of training data that was "
-            "ours",
+            f"95 % interval {share_of(carried.low)} to {share_of(carried.high)}; not the share of training data that "
+            "was ours",
         )
         reach = (
             "Could be missed",
