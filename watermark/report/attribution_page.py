@@ -9,7 +9,19 @@ import numpy as np
 from watermark.attribute import named
 from watermark.report import numbers
 from watermark.report.admissibility import Answer, five, of_parts
-from watermark.report.drawing import GREY, INK, ORANGE, PALE, Figure, canvas_of, drawing, labelled, svg
+from watermark.report.drawing import (
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    UNDER_LEGEND,
+    Figure,
+    canvas_of,
+    drawing,
+    labelled,
+    legend_above,
+    svg,
+)
 from watermark.report.numbers import NARROW, span
 from watermark.report.planned import flat
 from watermark.report.reasons import AGAINST, NOT, PART, Explanation, counted, ground, leaked
@@ -271,7 +283,7 @@ def _among_decoys(found: Attribution, largest: list[float]) -> Figure:
     scores = np.array([e.score for e in found.exposures])
     low, high = min(*largest, float(scores.min())), max(*largest, float(scores.max()))
     edges = np.linspace(low, high, 41) if high > low else np.array([low - 0.5, low + 0.5])
-    canvas = canvas_of({"left": 0.085, "right": 0.98, "bottom": 0.175, "top": 0.88})
+    canvas = canvas_of(UNDER_LEGEND)
     axes = canvas.add_subplot()
     axes.hist(
         scores[len(found.found) :], bins=edges, color=PALE, edgecolor=GREY, linewidth=0.6, label="accounts not found"
@@ -289,7 +301,7 @@ def _among_decoys(found: Attribution, largest: list[float]) -> Figure:
     if found.found:
         axes.plot([], [], color=ORANGE, linewidth=2.0, label="accounts found")
     labelled(axes, "score, standard deviations above chance", "keys, panels")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, borderaxespad=0.2, handlelength=1.6)
+    legend_above(axes, axes, columns=3)
     return Figure(
         name="accounts",
         title="Accounts among keys that marked nothing",

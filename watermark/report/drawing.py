@@ -16,6 +16,8 @@ from watermark.errors import ExtraMissing
 INK, GREY, PALE = "#1f2933", "#5b6670", "#b9c7d3"
 BLUE, ORANGE = "#0072b2", "#b84a00"  # Okabe and Ito's blue; their vermilion, darkened to 4.5:1 on white
 BESIDE_LABELS = {"left": 0.085, "right": 0.79, "bottom": 0.175, "top": 0.97}  # room for `margin_labels`
+UNDER_LEGEND = {"left": 0.085, "right": 0.98, "bottom": 0.175, "top": 0.88}  # room for `legend_above`
+MARKS = ("o", "s", "^", "v", "P", "X", "<", ">")  # of control models, so that no two differ by colour alone
 _SIZE = (6.2, 2.9)  # inches
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -81,6 +83,21 @@ def whole_numbers(axes: Any) -> None:
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def legend_above(axes: Any, drawn: Any, *, columns: int = 2) -> None:
+    """The legend of what was drawn in `drawn`, above `axes`."""
+    handles, labels = drawn.get_legend_handles_labels()
+    axes.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        frameon=False,
+        borderaxespad=0.2,
+        handlelength=1.6,
+    )
 
 
 def margin_labels(axes: Any, labels: list[tuple[float, str, str]]) -> None:

@@ -20,10 +20,12 @@ from watermark.report.drawing import (
     INK,
     ORANGE,
     PALE,
+    UNDER_LEGEND,
     Figure,
     canvas_of,
     drawing,
     labelled,
+    legend_above,
     margin_labels,
     sober,
     svg,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from watermark.evidence import Document, Evidence
 
 FAR = 30.0  # standard deviations beyond which the axis is broken, so that the decoys keep their shape
-_UNDER_LEGEND = {"left": 0.085, "right": 0.98, "bottom": 0.175, "top": 0.88}
 
 
 def figures(evidence: Evidence) -> list[Figure]:
@@ -75,7 +76,7 @@ def key_among_decoys(evidence: Evidence) -> Figure:
     """Histogram of the decoys' green rates, the exact null curve, and our key."""
     edges, counts, expected = _histogram(evidence)
     places = places_of(evidence)
-    canvas = canvas_of(_UNDER_LEGEND)
+    canvas = canvas_of(UNDER_LEGEND)
     for axes in _around_key(canvas, evidence, edges):
         _draw_histogram(
             axes, 100 * share_of(evidence, edges, evidence.cells), counts, expected, len(evidence.decoys.totals)
@@ -310,15 +311,7 @@ def _draw_key(canvas: Any, evidence: Evidence, rate: str) -> None:
     panels[0].set_ylabel("decoy keys")
     for panel in panels:
         sober(panel)
-    panels[0].legend(
-        *main.get_legend_handles_labels(),
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=2,
-        frameon=False,
-        borderaxespad=0.2,
-        handlelength=1.6,
-    )
+    legend_above(panels[0], main)
 
 
 def _label_left_of(key: float, limits: tuple[float, float], *, above: bool, alone: bool) -> bool:

@@ -13,12 +13,14 @@ from watermark.report.drawing import (
     BLUE,
     GREY,
     INK,
+    MARKS,
     ORANGE,
     PALE,
     Figure,
     canvas_of,
     drawing,
     labelled,
+    legend_above,
     margin_labels,
     svg,
 )
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 _UNDER_LEGEND = {"left": 0.085, "right": 0.97, "bottom": 0.17, "top": 0.86}
 _BINS = 25
-_MARKS = ("o", "s", "^", "v", "P", "X", "<", ">")
 
 
 def score_figures(evidence: ScoreEvidence) -> list[Figure]:
@@ -72,7 +73,7 @@ def direction_among_decoys(evidence: ScoreEvidence, test: KeyTest) -> Figure:
             [control.cosine],
             [-0.045 * top],
             linestyle="none",
-            marker=_MARKS[number % len(_MARKS)],
+            marker=MARKS[number % len(MARKS)],
             markersize=5,
             color=BLUE,
             markerfacecolor="white" if number % 2 else BLUE,
@@ -260,22 +261,12 @@ def _legend(canvas: Any, axes: Any) -> None:
     """Above the picture, two in a row; the picture gives way to what it takes."""
     from matplotlib.ticker import MaxNLocator
 
-    handles, labels = axes.get_legend_handles_labels()
-    rows = math.ceil(len(handles) / 2)
+    rows = math.ceil(len(axes.get_legend_handles_labels()[0]) / 2)
     height = 2.9 + 0.19 * (rows - 1)
     canvas.set_size_inches(6.2, height)
     canvas.subplots_adjust(top=1 - (0.12 + 0.2 * rows) / height, bottom=0.5 / height)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.legend(
-        handles,
-        labels,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=2,
-        frameon=False,
-        borderaxespad=0.2,
-        handlelength=1.6,
-    )
+    legend_above(axes, axes)
 
 
 def _draw_detectable(axes: Any, carried: Carried, high: float) -> None:

@@ -13,6 +13,7 @@ from watermark.report.drawing import (
     BLUE,
     GREY,
     INK,
+    MARKS,
     ORANGE,
     PALE,
     Figure,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 6.2  # inches
 _LANE = 0.17  # inches for one model's mark
-_MARKS = ("o", "s", "^", "v", "P", "X", "<", ">")
 
 
 def beside_controls(evidence: Evidence) -> Figure:
@@ -181,7 +181,7 @@ def _draw_lanes(axes: Any, evidence: Evidence, names: list[str], spread: dict[st
             [control.z.get(name, math.nan) for name in names],
             rows + (number + 0.5) / lanes,
             linestyle="none",
-            marker=_MARKS[(number - 1) % len(_MARKS)],
+            marker=MARKS[(number - 1) % len(MARKS)],
             markersize=4.5,
             color=BLUE,
             markerfacecolor="white" if number % 2 else BLUE,
