@@ -16,7 +16,7 @@ from watermark.calibrate import Calibrated
 from watermark.errors import MarkInvalid, WatermarkError
 from watermark.evidence import Evidence
 from watermark.plan import Plan
-from watermark.sealed import Refusal, Sealed, read_sealed, unsealed
+from watermark.sealed import Kept, Refusal, Sealed, read_sealed, unsealed
 
 FORMAT = "wmark-note/3"
 REFUSAL = Refusal(
@@ -42,6 +42,16 @@ class Line(Note):
     readable: ClassVar[bool] = False
 
 
+@dataclass(frozen=True)
+class Card(Kept):
+    format: ClassVar[str] = FORMAT
+    refusal: ClassVar[Refusal] = REFUSAL
+    noun: ClassVar[str] = "card"
+
+    words: list[str]
+    rate: float
+
+
 NOTE = Note(["seen", "ключ"], 0.25)
 
 
@@ -64,6 +74,14 @@ def _refusal(path) -> WatermarkError:
 def test_a_sealed_file_comes_back(path):
     assert read_sealed(path, FORMAT, _built, REFUSAL) == NOTE
     assert read_sealed(str(path), FORMAT, _built, REFUSAL).digest == NOTE.digest
+
+
+def test_a_class_reads_its_own_files_back(path):
+    card = Card(NOTE.words, NOTE.rate)
+    assert Card.load(path) == Card.from_json(card.to_json()) == card
+    for name, called in ((None, "card"), ("it", "it")):
+        with pytest.raises(MarkInvalid, match=f"^{called} does not match its digest"):
+            Card.from_json(card.to_json() | {"rate": 0.5}, name=name)
 
 
 def test_digest_is_over_all_but_itself(path):

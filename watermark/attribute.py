@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ from watermark.accounts import check_names
 from watermark.errors import AccountsInvalid, ReportInvalid, TooFewObservations
 from watermark.keys import Key, decoy_keys
 from watermark.observe import MINIMUM_CELLS
-from watermark.sealed import Refusal, Sealed, read_sealed, unsealed
+from watermark.sealed import Kept, Refusal
 from watermark.stats.combine import holm, max_t
 from watermark.stats.graded import sum_of
 from watermark.stats.many import upper_tails
@@ -90,7 +89,7 @@ class Decoys:
 
 
 @dataclass(frozen=True)
-class Attribution(Sealed):
+class Attribution(Kept):
     """What `attribute` found. exposures: of every account, best score first. hypotheses: how many there are.
 
     found: names of those with log10_p_holm <= log10(alpha). runner_up: the best of the others; the second best if
@@ -99,6 +98,8 @@ class Attribution(Sealed):
     """
 
     format: ClassVar[str] = FORMAT
+    refusal: ClassVar[Refusal] = _REFUSAL
+    noun: ClassVar[str] = "attribution"
 
     verdict: str
     alpha: float
@@ -122,20 +123,10 @@ class Attribution(Sealed):
     created: str
 
     @classmethod
-    def load(cls, path: str | Path) -> Attribution:
-        """Reads an attribution file. Raises ReportInvalid if it is malformed or does not match its digest."""
-        return read_sealed(path, FORMAT, _built, _REFUSAL)
-
-    @classmethod
-    def from_json(cls, stored: Any, *, name: str = "attribution") -> Attribution:
-        """From `to_json`. Raises ReportInvalid."""
-        return unsealed(stored, FORMAT, _built, _REFUSAL, name=name)
-
-
-def _built(body: dict[str, Any]) -> Attribution:
-    drawn = body["decoys"]
-    exposures = [Exposure(**each) for each in body["exposures"]]
-    return Attribution(**body | {"exposures": exposures, "decoys": drawn and Decoys(**drawn)})
+    def built(cls, body: dict[str, Any]) -> Attribution:
+        drawn = body["decoys"]
+        exposures = [Exposure(**each) for each in body["exposures"]]
+        return cls(**body | {"exposures": exposures, "decoys": drawn and Decoys(**drawn)})
 
 
 def attribute(

@@ -6,11 +6,10 @@ JSON, format `wmark-evidence/2`; schema in report/evidence.schema.json. `log10_p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from watermark.errors import ReportInvalid
-from watermark.sealed import Refusal, Sealed, read_sealed, unsealed
+from watermark.sealed import Kept, Refusal
 from watermark.stats.graded import Levels, law_of
 from watermark.stats.laws import Bernoulli
 
@@ -139,7 +138,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Evidence(Sealed):
+class Evidence(Kept):
     """What `detect` found. Counts are whole numbers; rates lie in [0, 1]; `log10_p` is base 10.
 
     Where a scheme's scores are graded, `levels` holds the chance of each score 0 ... L under the null (None, and left
@@ -156,6 +155,8 @@ class Evidence(Sealed):
     """
 
     format: ClassVar[str] = FORMAT
+    refusal: ClassVar[Refusal] = _REFUSAL
+    noun: ClassVar[str] = "evidence"
 
     verdict: Verdict
     alpha: float
@@ -217,33 +218,23 @@ class Evidence(Sealed):
         return {name: value for name, value in held.items() if value is not None or name not in ("levels", "keys")}
 
     @classmethod
-    def load(cls, path: str | Path) -> Evidence:
-        """Reads an evidence file. Raises ReportInvalid if it is malformed or does not match its digest."""
-        return read_sealed(path, FORMAT, _built, _REFUSAL)
-
-    @classmethod
-    def from_json(cls, stored: Any, *, name: str = "evidence") -> Evidence:
-        """From `to_json`. Raises ReportInvalid."""
-        return unsealed(stored, FORMAT, _built, _REFUSAL, name=name)
-
-
-def _built(body: dict[str, Any]) -> Evidence:
-    for name in ("mark", "inputs", "options", "skipped", "software"):
-        if not isinstance(body[name], dict):
-            raise TypeError(f"{name} is no object")
-    low, high = body["green_rate_interval"]
-    deep, running = body["weighted"], body["anytime"]
-    shown = [ShownDocument(s["id"], [ShownToken(**token) for token in s["tokens"]]) for s in body["shown"]]
-    return Evidence(
-        **body
-        | {
-            "green_rate_interval": (low, high),
-            "weighted": deep and Weighted(**deep | {"statistics": [Statistic(**s) for s in deep["statistics"]]}),
-            "anytime": running and Anytime(**running | {"steps": [Growth(**g) for g in running["steps"]]}),
-            "controls": [Control(**control) for control in body["controls"]],
-            "decoys": Decoys(**body["decoys"]),
-            "curve": [Step(**step) for step in body["curve"]],
-            "documents": [Document(**document) for document in body["documents"]],
-            "shown": shown,
-        }
-    )
+    def built(cls, body: dict[str, Any]) -> Evidence:
+        for name in ("mark", "inputs", "options", "skipped", "software"):
+            if not isinstance(body[name], dict):
+                raise TypeError(f"{name} is no object")
+        low, high = body["green_rate_interval"]
+        deep, running = body["weighted"], body["anytime"]
+        shown = [ShownDocument(s["id"], [ShownToken(**token) for token in s["tokens"]]) for s in body["shown"]]
+        return cls(
+            **body
+            | {
+                "green_rate_interval": (low, high),
+                "weighted": deep and Weighted(**deep | {"statistics": [Statistic(**s) for s in deep["statistics"]]}),
+                "anytime": running and Anytime(**running | {"steps": [Growth(**g) for g in running["steps"]]}),
+                "controls": [Control(**control) for control in body["controls"]],
+                "decoys": Decoys(**body["decoys"]),
+                "curve": [Step(**step) for step in body["curve"]],
+                "documents": [Document(**document) for document in body["documents"]],
+                "shown": shown,
+            }
+        )

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from watermark.errors import WatermarkError
 from watermark.files import canonical_json, readable_json, write_whole
@@ -51,6 +51,32 @@ class Sealed:
     def matches(self, stored: dict[str, Any]) -> bool:
         """Whether the file that this was rebuilt from is as it was written."""
         return bool(self.digest == stored.get("digest"))
+
+
+@dataclass(frozen=True)
+class Kept(Sealed):
+    """A sealed object that its own class reads back.
+
+    refusal: how it refuses what is no such file. noun: what messages call one that comes from no file.
+    """
+
+    refusal: ClassVar[Refusal]
+    noun: ClassVar[str]
+
+    @classmethod
+    def built(cls, body: dict[str, Any]) -> Self:
+        """From all that was stored but format and digest; see `unsealed`."""
+        return cls(**body)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads such a file. Raises the refusal's error if it is malformed or does not match its digest."""
+        return read_sealed(path, cls.format, cls.built, cls.refusal)
+
+    @classmethod
+    def from_json(cls, stored: Any, *, name: str | None = None) -> Self:
+        """From `to_json`. name: of where it lay, for messages. Raises the refusal's error."""
+        return unsealed(stored, cls.format, cls.built, cls.refusal, name=name or cls.noun)
 
 
 @dataclass(frozen=True)

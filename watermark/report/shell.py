@@ -11,18 +11,13 @@ import unicodedata
 from datetime import datetime
 from html.parser import HTMLParser
 from importlib import resources
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from watermark.attribute import Attribution
 from watermark.errors import ExtraMissing
-from watermark.evidence import Evidence
 from watermark.files import canonical_json
-from watermark.scoring.evidence import ScoreEvidence
+from watermark.sealed import Kept
 
-if TYPE_CHECKING:
-    from watermark.sealed import Sealed
-
-E = TypeVar("E", Evidence, ScoreEvidence, Attribution)
+K = TypeVar("K", bound=Kept)
 
 _HEADINGS = ("h1", "h2", "h3")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
@@ -113,7 +108,7 @@ def ticked(text: str) -> Any:
     return Markup("").join(code(part) if place % 2 else escape(part) for place, part in enumerate(parts))
 
 
-def style_of(evidence: Sealed) -> str:
+def style_of(evidence: Kept) -> str:
     """The style sheet; each printed sheet of paper carries the digest of its evidence."""
     foot = f'@page {{ @bottom-left {{ content: "evidence {evidence.digest[:32]}…"; font: 8pt sans-serif; }} }}\n'
     return resources.files("watermark.report").joinpath("report.css").read_text("utf-8") + foot
@@ -124,12 +119,12 @@ def hash_of(style: str) -> str:
     return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
 
 
-def data_of(evidence: Sealed) -> str:
+def data_of(evidence: Kept) -> str:
     """The evidence as the JSON that the page holds."""
     return json.dumps(evidence.to_json(), indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
 
 
-def in_one_order(evidence: E) -> E:
+def in_one_order(evidence: K) -> K:
     """The evidence with sorted names: fresh from `detect` or read back, it gives the same page."""
     return type(evidence).from_json(json.loads(canonical_json(evidence.to_json())))
 

@@ -6,12 +6,11 @@ JSON, format `wmark-score-evidence/1`; schema in report/score-evidence.schema.js
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from watermark.errors import ReportInvalid
 from watermark.evidence import Verdict
-from watermark.sealed import Refusal, Sealed, read_sealed, unsealed
+from watermark.sealed import Kept, Refusal
 
 SCORE_EVIDENCE = "wmark-score-evidence/1"
 _REFUSAL = Refusal(
@@ -98,7 +97,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class ScoreEvidence(Sealed):
+class ScoreEvidence(Kept):
     """What `detect_scores` found. log10_p: of the tests together, Bonferroni over them.
 
     access: what was read, "probabilities", "labels", "values" or "embeddings". queries: distinct inputs tested;
@@ -109,6 +108,8 @@ class ScoreEvidence(Sealed):
     """
 
     format: ClassVar[str] = SCORE_EVIDENCE
+    refusal: ClassVar[Refusal] = _REFUSAL
+    noun: ClassVar[str] = "evidence"
 
     verdict: Verdict
     alpha: float
@@ -146,26 +147,16 @@ class ScoreEvidence(Sealed):
         return float(10.0**self.log10_p)
 
     @classmethod
-    def load(cls, path: str | Path) -> ScoreEvidence:
-        """Reads an evidence file. Raises ReportInvalid if it is malformed or does not match its digest."""
-        return read_sealed(path, SCORE_EVIDENCE, _built, _REFUSAL)
-
-    @classmethod
-    def from_json(cls, stored: Any, *, name: str = "evidence") -> ScoreEvidence:
-        """From `to_json`. Raises ReportInvalid."""
-        return unsealed(stored, SCORE_EVIDENCE, _built, _REFUSAL, name=name)
-
-
-def _built(body: dict[str, Any]) -> ScoreEvidence:
-    carried, cost = body["carried"], body["cost"]
-    return ScoreEvidence(
-        **body
-        | {
-            "tests": [KeyTest(**test) for test in body["tests"]],
-            "carried": carried and Carried(**carried),
-            "looks": [Look(**look) for look in body["looks"]],
-            "controls": [ScoreControl(**control) for control in body["controls"]],
-            "cost": cost and Cost(**cost),
-            "shown": [Shown(**shown) for shown in body["shown"]],
-        }
-    )
+    def built(cls, body: dict[str, Any]) -> ScoreEvidence:
+        carried, cost = body["carried"], body["cost"]
+        return cls(
+            **body
+            | {
+                "tests": [KeyTest(**test) for test in body["tests"]],
+                "carried": carried and Carried(**carried),
+                "looks": [Look(**look) for look in body["looks"]],
+                "controls": [ScoreControl(**control) for control in body["controls"]],
+                "cost": cost and Cost(**cost),
+                "shown": [Shown(**shown) for shown in body["shown"]],
+            }
+        )
