@@ -1,19 +1,29 @@
-"""Cases to bundle, made through the real path: answers with their query log, a plan before them, evidence after."""
+"""Cases to bundle, made through the real path: answers with their query log, a plan before them, evidence after.
+
+Also what is made beside a case (keys that sign, published commitments), and what attackers do to a bundle.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from watermark.bundle import note_test
+from watermark.bundle import custody, note_test, verify_bundle
+from watermark.bundle import make as making
+from watermark.bundle import standalone as alone
 from watermark.detect import detect
-from watermark.evidence import Evidence
+from watermark.errors import ReportInvalid
 from watermark.files import canonical_json
+from watermark.keyring.commitments import Commitments, Committed
 from watermark.keys import decoy_keys
 from watermark.mark import Binding, Watermark
 from watermark.plan import before_asking, plan
@@ -111,15 +121,13 @@ def build(
         plan=folder / "plan.json" if planned else None,
         exploratory=exploratory,
     )
-    made = resealed(evidence, created=FOUND)
+    made = replace(evidence, created=FOUND)
     made.save(folder / "evidence.json")
     note_test(folder / "answers.jsonl", made)
     return Case(folder, mark, tokenizer)
 
 
 def _planned(mark: Watermark, folder: Path, decoys: int, made: str) -> None:
-    from dataclasses import replace
-
     found = plan(
         mark, access="text", prompts=folder / "prompts.jsonl", decoys=decoys, tokens_per_answer=20, slope=9.0, share=1.0
     )
@@ -164,7 +172,113 @@ def ask(path: Path, prompts: list[Prompt], texts: list[str], first: float = FIRS
     log.close()
 
 
-def resealed(evidence: Evidence, **changed: Any) -> Evidence:
-    from dataclasses import replace
+# Beside a case.
 
-    return replace(evidence, **changed)
+
+def signing_key(path: Path, *algorithm: str) -> Path:
+    """A private key in PEM, by default Ed25519, with its public key beside it (`public_of`)."""
+    openssl("genpkey", "-algorithm", *(algorithm or ["ed25519"]), "-out", path)
+    path.chmod(0o600)
+    openssl("pkey", "-in", path, "-pubout", "-out", public_of(path))
+    return path
+
+
+def public_of(signer: Path) -> Path:
+    return signer.with_suffix(".pub")
+
+
+def certificate(key: Path, target: Path) -> None:
+    """A certificate of a key, in the name of an expert."""
+    openssl("req", "-new", "-x509", "-key", key, "-subj", "/CN=An Expert", "-days", "30", "-out", target)
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def published(case: Case, folder: Path, count: int, *, created: str = MADE, own: bool = True) -> Path:
+    """Commitments of a set of `count` keys, the case's own last."""
+    keys = [*decoy_keys(b"others", count - own), *([case.mark.key] if own else [])]
+    profile = case.mark.profile()
+    mark = {name: profile[name] for name in ("scheme", "prf", "tokenizer")}
+    listed = [Committed(f"epoch-{n}", key.kid, key.commitment, created, 0, None, False) for n, key in enumerate(keys)]
+    for n, key in enumerate(keys):
+        listed[n] = replace(listed[n], kid=key.kid if key is case.mark.key else f"{n:016x}")
+    made = Commitments.of("0123456789abcdef", mark, listed)
+    (folder / "commitments.json").unlink(missing_ok=True)
+    made.save(folder / "commitments.json")
+    return folder / "commitments.json"
+
+
+def check_law(ours: alone.Sum, law: Any, total: int, alternative: str) -> None:
+    """The stranger's law of a weighted sum gives what the package's gives: moments, tail, bound and e-value."""
+    assert (ours.mean, ours.sd) == pytest.approx((law.mean, law.sd))
+    tail = law.tail(total, alternative=alternative)
+    assert tail.method == "exact lattice"
+    assert ours.both(total, alternative, exact=True) == pytest.approx(tail.log10_p, rel=1e-8, abs=1e-10)
+    bound = law.log10_chernoff(total, alternative=alternative)
+    assert ours.both(total, alternative, exact=False) == pytest.approx(bound, rel=1e-7, abs=1e-9)
+    evalue = float(law.log10_evalue(total, alternative=alternative))
+    assert ours.log10_evalue(total, alternative) == pytest.approx(evalue, rel=1e-9, abs=1e-10)
+
+
+# What attackers do to a bundle.
+
+
+def lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    """One JSON file, changed in place."""
+    found = json.loads(path.read_bytes())
+    change(found)
+    path.write_bytes(json.dumps(found).encode())
+
+
+def rechain(path: Path, entries: list[dict]) -> None:
+    """The lines of a chained file, each hash made anew."""
+    previous, made = "", []
+    for number, entry in enumerate(entries):
+        body = {name: value for name, value in entry.items() if name != "hash"}
+        body |= {"prev": previous, "seq": number - 1} if number else {}
+        previous = alone.sha256(alone.canonical(body))
+        made.append(alone.canonical(body | {"hash": previous}) + b"\n")
+    path.write_bytes(b"".join(made))
+
+
+def resealed(bag: Path) -> Path:
+    """What an attacker of the second kind does: new manifests, a new record of custody, no signature."""
+    index = json.loads((bag / "data/case.json").read_bytes())
+    found = json.loads((bag / "data/evidence.json").read_bytes())
+    for name in ("attestation.dsse.json", "attestation.tsr"):
+        (bag / name).unlink(missing_ok=True)
+    shutil.rmtree(bag / "signers", ignore_errors=True)
+    events = [event for event in events_of(bag) if event["event"] in ("plan", "probe", "detect")]
+    (bag / "custody.jsonl").unlink()
+    making._seal(bag, found, index, events)
+    return bag
+
+
+def redacted_anew(made: Path) -> Path:
+    """The same of a redacted copy that was changed: manifests as they now are, and custody tells of these."""
+    index = json.loads((made / "data/case.json").read_bytes())
+    found = json.loads((made / "data/evidence.json").read_bytes())
+    making._write_manifests(made, found, index["created"])
+    events = events_of(made)
+    events[-1]["tagmanifest"] = alone.sha256_of(made / "tagmanifest-sha256.txt")
+    (made / "custody.jsonl").unlink()
+    custody.begin(made / "custody.jsonl", index["case"], events)
+    return made
+
+
+def events_of(bag: Path) -> list[dict]:
+    """The events that custody tells of, without their places in its chain."""
+    lines = custody.read(bag / "custody.jsonl")[1:]
+    return [{name: value for name, value in line.items() if name not in ("hash", "prev", "seq")} for line in lines]
+
+
+def refused(bag: Path, words: str, **options) -> None:
+    """`verify_bundle`, which asks the stranger's file too (`standalone.steps`), refuses it in these words."""
+    with pytest.raises(ReportInvalid, match=words):
+        verify_bundle(bag, **options)

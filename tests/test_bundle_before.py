@@ -20,8 +20,6 @@ from watermark.bundle.make import check
 from watermark.detect import detect
 from watermark.errors import BundleInvalid, PlanMismatch, WatermarkError
 from watermark.evidence import Evidence
-from watermark.keyring.commitments import Commitments, Committed
-from watermark.keys import decoy_keys
 from watermark.mark import Watermark
 
 pytest.importorskip("cryptography")
@@ -48,20 +46,10 @@ def authority(tmp_path_factory):
 def signers(tmp_path_factory):
     """Two keys: Ed25519, and ECDSA on P-256 with a certificate."""
     folder = tmp_path_factory.mktemp("signers")
-    _openssl("genpkey", "-algorithm", "ed25519", "-out", folder / "ed25519.pem")
-    _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", folder / "p256.pem")
-    for name in ("ed25519", "p256"):
-        (folder / f"{name}.pem").chmod(0o600)
-        _openssl("pkey", "-in", folder / f"{name}.pem", "-pubout", "-out", folder / f"{name}.pub")
-    _openssl(
-        "req", "-new", "-x509", "-key", folder / "p256.pem", "-subj", "/CN=An Expert", "-days", "30",
-        "-out", folder / "p256.crt",
-    )  # fmt: skip
+    casework.signing_key(folder / "ed25519.pem")
+    casework.signing_key(folder / "p256.pem", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+    casework.certificate(folder / "p256.pem", folder / "p256.crt")
     return folder
-
-
-def _openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
 
 def _plan(case, folder: Path) -> Path:
@@ -175,28 +163,17 @@ def test_evidence_whose_questions_were_asked_under_another_plan_is_refused(case,
 # The keys that were published.
 
 
-def _published(case, folder: Path, count: int, *, created: str = casework.MADE, own: bool = True) -> Path:
-    """Commitments of a set of `count` keys, the case's own last."""
-    keys = [*decoy_keys(b"others", count - own), *([case.mark.key] if own else [])]
-    profile = case.mark.profile()
-    mark = {name: profile[name] for name in ("scheme", "prf", "tokenizer")}
-    listed = [Committed(f"epoch-{n}", key.kid, key.commitment, created, 0, None, False) for n, key in enumerate(keys)]
-    for n, key in enumerate(keys):
-        listed[n] = replace(listed[n], kid=key.kid if key is case.mark.key else f"{n:016x}")
-    made = Commitments.of("0123456789abcdef", mark, listed)
-    (folder / "commitments.json").unlink(missing_ok=True)
-    made.save(folder / "commitments.json")
-    return folder / "commitments.json"
-
-
 def test_the_bundle_carries_what_was_published_and_counts_the_keys_in_force(case, free, tmp_path):
     one = bundle(
         free.file("evidence.json"), tmp_path / "A.bag", **free.given() | {"plan": None},
-        commitments=_published(free, tmp_path, 1),
+        commitments=casework.published(free, tmp_path, 1),
     )  # fmt: skip
     assert "1 of 1 keys in force were tested" in dict(check(one))["commitments"]
     planned = bundle(
-        case.file("evidence.json"), tmp_path / "B.bag", **case.given(), commitments=_published(case, tmp_path, 3)
+        case.file("evidence.json"),
+        tmp_path / "B.bag",
+        **case.given(),
+        commitments=casework.published(case, tmp_path, 3),
     )
     told = dict(check(planned))
     assert "1 of 3 keys in force were tested, the one that the plan named beforehand" in told["commitments"]
@@ -209,7 +186,7 @@ def test_a_second_key_in_force_that_is_not_disclosed_is_named(free, tmp_path):
     with pytest.raises(BundleInvalid, match=r"3 keys were in force, and the evidence tells of 1: key 0{16} \(epoch"):
         bundle(
             free.file("evidence.json"), tmp_path / "A.bag", **free.given() | {"plan": None},
-            commitments=_published(free, tmp_path, 3),
+            commitments=casework.published(free, tmp_path, 3),
         )  # fmt: skip
 
 
@@ -224,19 +201,19 @@ def test_a_key_that_was_not_committed_to_before_is_refused(change, words, free, 
     with pytest.raises(BundleInvalid, match=words):
         bundle(
             free.file("evidence.json"), tmp_path / "A.bag", **free.given() | {"plan": None},
-            commitments=_published(free, tmp_path, 2, **change),
+            commitments=casework.published(free, tmp_path, 2, **change),
         )  # fmt: skip
 
 
 def test_a_commitment_younger_than_the_first_question_is_refused(free, authority, tmp_path):
     """By its own date, and by its stamp whatever its own date says."""
-    published = _published(free, tmp_path, 1)
+    published = casework.published(free, tmp_path, 1)
     stamp(published, authority=authority)  # today, long after the answers
     given = free.given() | {"plan": None}
     with pytest.raises(BundleInvalid, match="the commitment of a tested key is younger .* by a time stamp of"):
         bundle(free.file("evidence.json"), tmp_path / "A.bag", **given, commitments=published)
     late = casework.build(tmp_path / "late", answers=8, tokens=30, planned=False, mark_made="2026-03-02T11:00:00+00:00")
-    published = _published(late, tmp_path / "late", 1, created="2026-03-02T11:00:00+00:00")
+    published = casework.published(late, tmp_path / "late", 1, created="2026-03-02T11:00:00+00:00")
     with pytest.raises(BundleInvalid, match="the key is younger .* it could have been chosen to fit the answers"):
         bundle(late.file("evidence.json"), tmp_path / "B.bag", **late.given() | {"plan": None}, commitments=published)
 
@@ -244,7 +221,7 @@ def test_a_commitment_younger_than_the_first_question_is_refused(free, authority
 def test_commitments_that_were_changed_are_refused(free, tmp_path):
     made = bundle(
         free.file("evidence.json"), tmp_path / "A.bag", **free.given() | {"plan": None},
-        commitments=_published(free, tmp_path, 1),
+        commitments=casework.published(free, tmp_path, 1),
     )  # fmt: skip
     index, evidence = alone.read_json(made, "data/case.json"), alone.read_json(made, "data/evidence.json")
     kept = alone.read_json(made, "data/commitments.json")

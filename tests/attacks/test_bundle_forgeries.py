@@ -11,17 +11,14 @@ from dataclasses import replace
 import casework
 import numpy as np
 import pytest
-from test_bundle_attacks import _chained, _edited, _lines, _refused, _resealed, _sealed_again, _signer
+from casework import edit, lines_of, published, rechain, redacted_anew, refused, resealed
 
 from watermark.bundle import (
     bundle,
     contents,
-    local_authority,
     redact,
-    sign,
     sign_file,
     stamp,
-    timestamp,
     verify_bundle,
     verify_file,
 )
@@ -38,38 +35,9 @@ pytest.importorskip("rfc3161_client")
 pytest.importorskip("jinja2")
 
 
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
-    return casework.build(tmp_path_factory.mktemp("case"), answers=8, tokens=30)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return local_authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def signer(tmp_path_factory):
-    return _signer(tmp_path_factory.mktemp("signer") / "signer.pem")
-
-
-@pytest.fixture(scope="module")
-def sealed(case, signer, authority):
-    made = bundle(case.file("evidence.json"), case.file("A.bag"), **case.given())
-    sign(made, signer)
-    timestamp(made, authority)
-    return made
-
-
-@pytest.fixture
-def bag(sealed, tmp_path):
-    shutil.copytree(sealed, tmp_path / "C.bag")
-    return tmp_path / "C.bag"
-
-
 def _without_page(bag):
     (bag / "data/report.html").unlink()
-    _edited(bag / "data/case.json", lambda index: index["files"].pop("report"))
+    edit(bag / "data/case.json", lambda index: index["files"].pop("report"))
 
 
 def test_red_cells_without_a_vote_are_refused(case, tmp_path):
@@ -108,20 +76,20 @@ def test_files_that_a_redaction_calls_removed_must_be_gone(bag, tmp_path):
     """Else a signed bundle's hashes are exchanged, and its responses with them, under the true signature."""
     made = redact(bag, tmp_path / "R.bag", [2])
     path = made / "data/answers.jsonl"
-    lines = _lines(path)
+    lines = lines_of(path)
     lines[4] = lines[3].replace(b'"id":"q3"', b'"id":"q4"')
     path.write_bytes(b"".join(lines))
-    _edited(made / "data/hashes.json", lambda told: told["answers"]["lines"].__setitem__(4, alone.sha256(lines[4])))
+    edit(made / "data/hashes.json", lambda told: told["answers"]["lines"].__setitem__(4, alone.sha256(lines[4])))
     log = made / "data/answers.log.jsonl"
-    entries = [json.loads(line) for line in _lines(log)]
+    entries = [json.loads(line) for line in lines_of(log)]
     for entry in entries:
         if entry.get("id") == "q4":
             entry["answer_sha256"] = alone.sha256(canonical_json(json.loads(lines[4])))
-    _edited(made / "data/redaction.json", lambda told: told["removed"].append("data/hashes.json"))
-    _refused(_sealed_again(made), "data/hashes.json .* removed")
+    edit(made / "data/redaction.json", lambda told: told["removed"].append("data/hashes.json"))
+    refused(redacted_anew(made), "data/hashes.json .* removed")
     log.unlink()
-    _edited(made / "data/redaction.json", lambda told: told["removed"].append("data/answers.log.jsonl"))
-    _refused(_sealed_again(made), "data/redaction.json says that .* removed")
+    edit(made / "data/redaction.json", lambda told: told["removed"].append("data/answers.log.jsonl"))
+    refused(redacted_anew(made), "data/redaction.json says that .* removed")
 
 
 def _with_words(answer: bytes, words: bytes) -> bytes:
@@ -199,7 +167,7 @@ def test_a_key_or_a_plan_without_a_date_is_told_or_refused(case, bag, tmp_path):
     index, evidence = alone.read_json(bag, "data/case.json"), alone.read_json(bag, "data/evidence.json")
     undated = evidence | {"mark": evidence["mark"] | {"created": None}}
     assert "NOT CHECKED: the evidence does not say when its key was made" in alone.check_dates(bag, index, undated)
-    _edited(bag / "data/plan.json", lambda plan: plan.update(created=None))
+    edit(bag / "data/plan.json", lambda plan: plan.update(created=None))
     with pytest.raises(alone.Wrong, match="'None' is no time"):
         alone.check_dates(bag, index, evidence | {"plan": evidence["plan"] | {"since": None}})
 
@@ -207,7 +175,7 @@ def test_a_key_or_a_plan_without_a_date_is_told_or_refused(case, bag, tmp_path):
 def test_a_log_without_a_question_does_not_show_that_the_plan_came_first(case, tmp_path):
     told = casework.build(tmp_path / "case", answers=8, tokens=30)
     log = log_path(told.file("answers.jsonl"))
-    log.write_bytes(_lines(log)[0])
+    log.write_bytes(lines_of(log)[0])
     with pytest.raises(PlanMismatch, match="the query log holds no question"):
         detect(told.file("answers.jsonl"), told.mark, tokenizer=told.tokenizer, decoys=99, plan=told.file("plan.json"))
 
@@ -219,21 +187,21 @@ def test_answers_without_a_line_are_refused_in_words(bag):
     def emptied(told):
         told["answers"] |= {"sha256": digest, "lines": []}
 
-    _edited(bag / "data/hashes.json", emptied)
+    edit(bag / "data/hashes.json", emptied)
 
     def restated(found):
         found["inputs"]["outputs"]["sha256"] = digest
 
-    _edited(bag / "data/evidence.json", restated)
+    edit(bag / "data/evidence.json", restated)
     found = json.loads((bag / "data/evidence.json").read_bytes())
     body = {name: value for name, value in found.items() if name != "digest"}
     rest = alone.sha256(alone.canonical({name: value for name, value in body.items() if name != "shown"}))
-    _edited(bag / "data/hashes.json", lambda told: told["evidence"].update(without_shown=rest))
+    edit(bag / "data/hashes.json", lambda told: told["evidence"].update(without_shown=rest))
     digest_now = alone.sha256(alone.canonical(body))
-    _edited(bag / "data/evidence.json", lambda e: e.update(digest=digest_now))
-    _edited(bag / "data/case.json", lambda index: index.update(case=digest_now))
+    edit(bag / "data/evidence.json", lambda e: e.update(digest=digest_now))
+    edit(bag / "data/case.json", lambda index: index.update(case=digest_now))
     _without_page(bag)
-    _refused(_resealed(bag), "the responses lack; it was dropped")
+    refused(resealed(bag), "the responses lack; it was dropped")
     ran = subprocess.run([sys.executable, alone.__file__, str(bag)], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (3, "")
 
@@ -250,8 +218,8 @@ def test_a_question_that_was_answered_twice_is_told(case, tmp_path):
     """A run that was cut off asks again; whoever drops an unfavourable answer and goes on does the same."""
     told = casework.build(tmp_path / "case", answers=8, tokens=30)
     log = log_path(told.file("answers.jsonl"))
-    header, *lines = [json.loads(line) for line in _lines(log)]
-    _chained(log, [header, lines[0] | {"answer_sha256": "0" * 64}, *lines])
+    header, *lines = [json.loads(line) for line in lines_of(log)]
+    rechain(log, [header, lines[0] | {"answer_sha256": "0" * 64}, *lines])
     made = bundle(told.file("evidence.json"), tmp_path / "B.bag", **told.given())
     said = dict(alone.steps(made))["query log"]
     assert "NOT CHECKED: 1 more were logged and asked for again" in said
@@ -266,7 +234,7 @@ def test_words_that_a_prompt_does_not_hold_are_told_where_they_leave_out_cells(b
     keep = found["windows"][:, 0] != gone
     with (bag / "data/cells.npz").open("wb") as stream:
         np.savez_compressed(stream, **{name: values[keep] for name, values in found.items()})
-    rows = [json.loads(line) for line in _lines(bag / "data/rows.jsonl")]
+    rows = [json.loads(line) for line in lines_of(bag / "data/rows.jsonl")]
     for row in rows:
         row["asked"] += "\n" + spelled[gone].decode().strip()
     (bag / "data/rows.jsonl").write_bytes(b"".join(canonical_json(row) + b"\n" for row in rows))
@@ -281,8 +249,8 @@ def test_words_that_a_prompt_does_not_hold_are_told_where_they_leave_out_cells(b
 
 def test_hashes_of_the_evidence_are_those_of_the_evidence(bag):
     """Else its owner signs one evidence, and shows another in a redacted copy of the same signed bundle."""
-    _edited(bag / "data/hashes.json", lambda told: told["evidence"].update(without_shown="0" * 64))
-    _refused(_resealed(bag), "hashes of its parts")
+    edit(bag / "data/hashes.json", lambda told: told["evidence"].update(without_shown="0" * 64))
+    refused(resealed(bag), "hashes of its parts")
 
 
 def test_a_page_that_was_changed_is_not_taken_for_ours(bag):
@@ -290,11 +258,11 @@ def test_a_page_that_was_changed_is_not_taken_for_ours(bag):
     path = bag / "data/report.html"
     text = path.read_text()
     path.write_text(text.replace("</style>", 'h1::after { content: "and there is no doubt"; }</style>', 1))
-    told = next(one.detail for one in verify_bundle(_resealed(bag)) if one.name == "page")
+    told = next(one.detail for one in verify_bundle(resealed(bag)) if one.name == "page")
     assert "NOT CHECKED" in told
     assert "NOT CHECKED: its words" in dict(alone.steps(bag))["page"]
     path.write_text(text.replace("<h1", '<p id="evidence-json">and there is no doubt</p><h1', 1))
-    _refused(_resealed(bag), "data/report.html does not hold this evidence|there is no doubt")
+    refused(resealed(bag), "data/report.html does not hold this evidence|there is no doubt")
     with pytest.raises(alone.Wrong, match=r"data/report.html does not hold this evidence"):
         list(alone.steps(bag))
 
@@ -314,11 +282,11 @@ def test_evidence_with_a_changed_field_is_refused_in_words(changed, words, bag):
     rest = {name: value for name, value in found.items() if name not in ("digest", "shown")}
     found["digest"] = alone.sha256(alone.canonical({n: v for n, v in found.items() if n != "digest"}))
     (bag / "data/evidence.json").write_bytes(json.dumps(found).encode())
-    _edited(bag / "data/case.json", lambda index: index.update(case=found["digest"]))
+    edit(bag / "data/case.json", lambda index: index.update(case=found["digest"]))
     parts = {"without_shown": alone.sha256(alone.canonical(rest))}
-    _edited(bag / "data/hashes.json", lambda told: told["evidence"].update(parts))
+    edit(bag / "data/hashes.json", lambda told: told["evidence"].update(parts))
     _without_page(bag)
-    _refused(_resealed(bag), words)
+    refused(resealed(bag), words)
 
 
 def test_what_cannot_be_shown_is_refused_in_words(bag, tmp_path):
@@ -343,9 +311,7 @@ def test_evidence_that_is_older_than_the_first_question_is_refused(case, tmp_pat
 
 
 def test_a_revoked_key_that_counts_is_told(case, tmp_path):
-    from test_bundle_before import _published
-
-    path = _published(case, tmp_path, 1)
+    path = published(case, tmp_path, 1)
     told = json.loads(path.read_bytes())
     told["keys"][0]["revoked"] = True
     told["digest"] = alone.sha256(alone.canonical({n: v for n, v in told.items() if n != "digest"}))
@@ -374,7 +340,7 @@ def test_a_vocabulary_with_two_numbers_for_one_word_is_no_proof_that_text_was_pa
     (bag / "data/vocabulary.json").write_bytes(
         canonical_json(spelled | {str(int(i) + 1000): word for i, word in spelled.items()})
     )
-    rows = [json.loads(line) for line in _lines(bag / "data/rows.jsonl")]
+    rows = [json.loads(line) for line in lines_of(bag / "data/rows.jsonl")]
     for row in rows:
         row["ids"] = [i + 1000 for i in row["ids"]]
     (bag / "data/rows.jsonl").write_bytes(b"".join(canonical_json(row) + b"\n" for row in rows))
