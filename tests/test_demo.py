@@ -9,6 +9,7 @@ from scipy import stats
 
 from watermark import Outputs, Tokenizer, Watermark, detect, observe
 from watermark.demo import story as story_of
+from watermark.demo.finished import Finished
 from watermark.demo.steps import SUSPECTS
 from watermark.demo.story import Size, play, table
 from watermark.errors import OutputsInvalid
@@ -129,3 +130,22 @@ def test_another_teacher_takes_the_place_of_ours(tmp_path):
     assert [row["suspect"] for row in story["suspects"]] == list(SUSPECTS)
     assert Watermark.load(tmp_path / "story" / "ours.wmark").binding.logits_width == WIDTH
     assert json.loads((tmp_path / "story" / "thief" / "config.json").read_text())["vocab_size"] == WIDTH
+
+
+def test_a_step_is_made_once_until_what_it_read_or_wrote_is_another(tmp_path):
+    (tmp_path / "read").write_text("a")
+    made = []
+
+    def step() -> dict:
+        made.append(1)
+        (tmp_path / "written").write_text("b")
+        return {"count": len(made)}
+
+    def once() -> dict:
+        return Finished(tmp_path).once("step", step, reads=[tmp_path / "read"], writes=["written"])
+
+    assert [once(), once()] == [{"count": 1}, {"count": 1}]
+    (tmp_path / "written").write_text("other")
+    assert [once(), once()] == [{"count": 2}, {"count": 2}]
+    (tmp_path / "read").write_text("other")
+    assert once() == {"count": 3}
