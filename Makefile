@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: benchmarks engine-students demo test lint study study-quick study-small study-scores study-text bench conformance engine-levels clean
+.PHONY: demo evidence-demo test lint ray-test study study-quick study-small study-scores study-text engine-students engine-levels \
+  benchmarks conformance clean
 
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
@@ -56,10 +57,6 @@ engine-students: $(READY)
 # Each of our paths beside its peers and its limits; PEERS=folder as benchmarks/engine_peers.py says, SIZE=--quick or --full.
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/table.py $(SIZE) $(if $(PEERS),--peers $(PEERS)) $(if $(PAGE),--page $(PAGE))
-
-bench: $(READY)
-	$(BIN)/python benchmarks/detector_throughput.py
-	$(BIN)/python benchmarks/tilt_cost.py
 
 study-text: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
