@@ -117,6 +117,11 @@ class Elements(HTMLParser):
         self.texts.append(data)
 
 
+def words_of(text: str) -> str:
+    """All words of a page; spaces of every kind are one."""
+    return re.sub(r"\s+", " ", " ".join(Elements(text).texts))
+
+
 def first_screen(text: str) -> str:
     """The words above the first picture."""
     above = text[text.index("<body>") : text.index('<section class="picture">')]
@@ -291,7 +296,7 @@ def test_first_screen_answers_with_odds_and_a_word_of_the_scale() -> None:
 def test_words_never_accuse() -> None:
     lower = dataclasses.replace(evidence_of("evidence found"), alternative="less")
     for evidence in [*each_verdict(), lower]:
-        words = re.sub(r"\s+", " ", " ".join(Elements(page(evidence)).texts))
+        words = words_of(page(evidence))
         assert ACCUSING.search(words) is None
         assert "theft" not in words
         assert "innocent" not in words.replace("the probability that the suspect is innocent", "")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import casework
 import pytest
-from test_report import ACCUSING, Elements
+from test_report import ACCUSING, Elements, words_of
 from typer.testing import CliRunner
 from wmark_cli.main import app
 
@@ -123,13 +123,9 @@ def pages(told):
     return {"found": (found, page(found)), "none": (without, page(without))}
 
 
-def _words(text):
-    return re.sub(r"\s+", " ", " ".join(Elements(text).texts))
-
-
 def test_the_page_answers_first_what_was_asked_found_how_sure_and_what_it_does_not_show(pages):
     for name, verdict in (("found", "Exposure found"), ("none", "None found")):
-        words = _words(pages[name][1])
+        words = words_of(pages[name][1])
         places = [
             words.index(each)
             for each in (
@@ -148,8 +144,8 @@ def test_the_page_answers_first_what_was_asked_found_how_sure_and_what_it_does_n
         assert places == sorted(places)
         assert "does not show who passed them on, who acted, or with what intent" in words
         assert ACCUSING.search(words) is None
-    assert "These outputs depend on the keys of 1 of 3 accounts: “bob”." in _words(pages["found"][1])
-    assert "We found no dependence on the key of any of 2 accounts" in _words(pages["none"][1])
+    assert "These outputs depend on the keys of 1 of 3 accounts: “bob”." in words_of(pages["found"][1])
+    assert "We found no dependence on the key of any of 2 accounts" in words_of(pages["none"][1])
 
 
 def test_an_account_is_weighed_by_its_corrected_p_value(pages):
@@ -159,7 +155,7 @@ def test_an_account_is_weighed_by_its_corrected_p_value(pages):
     assert rows["bob"][5] == shown(calibrated(best.log10_p_holm))
     assert rows["bob"][6] == band(calibrated(best.log10_p_holm))
     assert rows["ada"][6] == "no support"
-    assert f"The findings provide {band(calibrated(best.log10_p_holm))} for Hp" in _words(text)
+    assert f"The findings provide {band(calibrated(best.log10_p_holm))} for Hp" in words_of(text)
 
 
 def test_every_account_that_is_found_stands_in_the_table(pages):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import ACCUSING, HOSTILE, Elements, evidence_of, hostile
+from test_report import ACCUSING, HOSTILE, Elements, evidence_of, hostile, words_of
 
 from watermark.errors import ReportInvalid
 from watermark.evidence import Control, Evidence
@@ -70,10 +70,6 @@ def found() -> Evidence:
 def named(evidence: Evidence, name: str) -> Explanation:
     (one,) = [each for each in explanations(evidence) if each.name == name]
     return one
-
-
-def words_of(text: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(Elements(text).texts))
 
 
 # --- error rates

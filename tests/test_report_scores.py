@@ -1,149 +1,36 @@
-"""The page and the check of score evidence: what a stranger can recompute, and every forgery that is refused."""
+"""The check of score evidence: what a stranger can recompute, and every forgery that is refused."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-import re
-from dataclasses import dataclass, field, fields, replace
-from html.parser import HTMLParser
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from score_evidence import MARK, Bench, bench_in
 
 from watermark.errors import ReportInvalid
 from watermark.files import canonical_json
 from watermark.keys import Key
-from watermark.report import (
-    load_evidence,
-    page,
-    render,
-    scores_taken_as_stated,
-    verify,
-    verify_scores,
-)
-from watermark.report.admissibility import score_answers
-from watermark.report.certification import BLANK, certification
-from watermark.report.controlled import score_controlled
-from watermark.report.measured import measured_scores, score_trials
-from watermark.report.reasons import NOT, PART, POSSIBLE, Explanation
-from watermark.report.score_explanations import score_explanations
-from watermark.report.score_figures import chance_of_finding, score_figures
-from watermark.report.score_words import score_summary
-from watermark.report.shell import embedded
-from watermark.report.weight import NO_SUPPORT, most, weight_of_scores
-from watermark.scores.basis import Basis
-from watermark.scores.direction import Direction
+from watermark.report import load_evidence, scores_taken_as_stated, verify, verify_scores
+from watermark.report.weight import weight_of_scores
 from watermark.scoring.case import Case
-from watermark.scoring.detect import detect_scores
 from watermark.scoring.evidence import Carried, ScoreEvidence, Shown
-from watermark.scoring.mark import ScoreWatermark
-from watermark.scoring.plan import plan_scores
 from watermark.stats.sphere import log10_pvalue
 
 pytest.importorskip("sklearn")
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="alert(2)">\u202e'
-COLUMNS = ["age", "income", HOSTILE, "debt"]
-ACCUSING = re.compile(r"\b(guilty|stole|stolen|steals?|thief|thieves|cheat\w*|culprit|innocence)\b", re.IGNORECASE)
-MARK = ScoreWatermark(
-    Direction(epsilon=0.05, own=0.2),
-    Basis.fit(dict(zip(COLUMNS, np.random.default_rng(0).normal(size=(4, 1000)))), size=40),
-    Key(bytes(range(32)), kid="0123456789abcdef", salt=bytes(16)),
-    created="2026-01-01T00:00:00+00:00",
-)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A teacher, whoever learned from it, and what was asked. found: a student of marked answers, nothing: of
-    unmarked ones, logged: asked what it was served, planned: found again under a plan.
-    """
-
-    folder: Path
-    found: ScoreEvidence
-    nothing: ScoreEvidence
-    logged: ScoreEvidence
-    planned: ScoreEvidence
-
-    pages: dict[str, str] = field(default_factory=dict)
-
-    def case(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
-
-    def page(self, name: str) -> str:
-        """Rendered once."""
-        if name not in self.pages:
-            self.pages[name] = page(getattr(self, name))
-        return self.pages[name]
-
-    def words(self, name: str) -> str:
-        return words_of(self.page(name))
-
-
-def columns(x: Any) -> dict[str, Any]:
-    return {name: x[:, i] for i, name in enumerate(COLUMNS)}
-
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """3,000 rows, a boosted teacher and boosted students: a few seconds."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    folder, rng = tmp_path_factory.mktemp("scores"), np.random.default_rng(1)
-
-    def asked(n: int) -> Any:
-        return rng.normal(size=(n, 4))
-
-    def labels(x: Any) -> Any:
-        f = np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] - 0.7 * x[:, 3]
-        return (rng.random(len(x)) < 1 / (1 + np.exp(-1.5 * f))).astype(int)
-
-    def student(x: Any, answers: Any, seed: int) -> Any:
-        fitted = HistGradientBoostingRegressor(max_iter=120, random_state=seed).fit(x, answers)
-        return lambda inputs: fitted.predict(inputs).clip(0, 1)
-
-    x = asked(3000)
-    teacher = HistGradientBoostingClassifier(max_iter=50, random_state=0).fit(x, labels(x))
-
-    def clean(inputs: Any) -> Any:
-        return teacher.predict_proba(inputs)[:, 1]
-
-    served, others, fresh = asked(3000), asked(3000), asked(2000)
-    learned = student(served, MARK.tilt(clean(served), columns(served)), 1)
-    unmarked = student(served, clean(served), 2)
-    surrogate = student(others, clean(others), 3)
-    control = {f"control {HOSTILE}": student(x, clean(x), 4)(fresh)}
-
-    def detected(name: str, suspect: Any, inputs: Any, **options: Any) -> ScoreEvidence:
-        return detect_scores(
-            MARK,
-            columns(inputs),
-            suspect(inputs),
-            clean(inputs),
-            surrogates=surrogate(inputs)[:, None],
-            decoys=199,
-            case=folder / f"{name}.npz",
-            **options,
-        )
-
-    plan = plan_scores(MARK, columns(fresh), clean(fresh), surrogates=surrogate(fresh)[:, None], alpha=0.01)
-    plan.save(folder / "plan.json")
-    other = plan_scores(MARK, columns(served), clean(served), surrogates=surrogate(served)[:, None])
-    other.save(folder / "other.json")
-    return Bench(
-        folder,
-        found=detected("found", learned, fresh, controls=control, truth=labels(fresh)),
-        nothing=detected("nothing", unmarked, fresh, controls=control),
-        logged=detected("logged", learned, served, logged=True),
-        planned=detected("planned", learned, fresh, plan=plan),
-    )
+    return bench_in(tmp_path_factory.getbasetemp())
 
 
 def resealed(found: ScoreEvidence, change: Any) -> dict[str, Any]:
@@ -172,41 +59,6 @@ def removing(*path: Any) -> Any:
         del stored[path[-1]]
 
     return change
-
-
-class Elements(HTMLParser):
-    """What a browser would see: every element with its attributes, and every piece of text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
-def words_of(text: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(Elements(text).texts))
-
-
-def hostile(found: ScoreEvidence) -> ScoreEvidence:
-    """An attack in every string that a suspect or a forger could fill."""
-    return replace(
-        found,
-        notes=[HOSTILE],
-        method=HOSTILE,
-        null=HOSTILE,
-        created=HOSTILE,
-        software={HOSTILE: HOSTILE},
-        inputs={HOSTILE: {"name": HOSTILE, "bytes": 1, "sha256": HOSTILE}},
-        plan={"digest": HOSTILE, "status": HOSTILE, "level": 0.001, "mismatches": [HOSTILE]},
-        mark=found.mark | {"kid": HOSTILE, "commitment": HOSTILE},
-    )
 
 
 def test_the_bench_gives_what_it_should(bench: Bench) -> None:
@@ -431,7 +283,6 @@ def test_the_key_catches(bench: Bench, name: str) -> None:
 
 
 def test_controls_are_checked_under_the_key(bench: Bench) -> None:
-    from watermark.stats.sphere import log10_pvalue
 
     better = replace(bench.found.controls[0], cosine=0.0, log10_p=log10_pvalue(0.0, MARK.dimensions))
     with pytest.raises(ReportInvalid, match="control control"):
@@ -483,17 +334,6 @@ def test_what_is_taken_as_stated_is_said(bench: Bench) -> None:
     assert any("logged" in sentence for sentence in scores_taken_as_stated(bench.logged))
 
 
-@pytest.mark.parametrize("name", ["found", "nothing", "logged", "planned"])
-def test_page_is_the_same_bytes_and_holds_its_evidence(bench: Bench, tmp_path: Path, name: str) -> None:
-    found: ScoreEvidence = getattr(bench, name)
-    render(found, tmp_path / "report.html")
-    found.save(tmp_path / "evidence.json")
-    text = (tmp_path / "report.html").read_text("utf-8")
-    assert text == bench.page(name)
-    assert ScoreEvidence.from_json(embedded(text)) == found
-    assert verify_scores(tmp_path / "evidence.json", page=tmp_path / "report.html")[-1].name == "page"
-
-
 def test_another_page_and_a_changed_page_are_refused(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(bench.page("nothing"), "utf-8")
     with pytest.raises(ReportInvalid, match="does not hold this evidence"):
@@ -502,101 +342,6 @@ def test_another_page_and_a_changed_page_are_refused(bench: Bench, tmp_path: Pat
     (tmp_path / "report.html").write_text(text.replace("No evidence found", "Evidence found", 1), "utf-8")
     with pytest.raises(ReportInvalid, match="was changed"):
         verify_scores(bench.nothing, page=tmp_path / "report.html")
-
-
-@pytest.mark.parametrize("make", [hostile, lambda found: found])
-def test_page_is_safe_to_open(bench: Bench, make: Any) -> None:
-    text = page(make(bench.found))
-    elements = Elements(text)
-    assert "<script" not in text.lower()
-    assert "<img" not in text
-    assert "alert(1)" in text
-    assert not [name for _, attributes in elements.tags for name in attributes if name.startswith("on")]
-    assert not [a for _, a in elements.tags if "style" in a]
-    assert not {tag for tag, _ in elements.tags} & {"script", "img", "link", "iframe", "object", "form", "base"}
-    links = [v or "" for _, a in elements.tags for n, v in a.items() if n in ("src", "href", "action", "xlink:href")]
-    assert all(link.startswith("#") for link in links)
-    assert not re.search(r"url\((?!#)|@import|javascript:", text)
-    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\r]", text)
-    assert sum(a.get("id") == "evidence-json" for _, a in elements.tags) == 1
-    ids = [a["id"] for _, a in elements.tags if "id" in a]
-    assert len(ids) == len(set(ids))
-
-
-def test_page_says_verdict_level_and_limits(bench: Bench) -> None:
-    words = bench.words("found")
-    assert (
-        "Evidence found These scores depend on our key: the suspect was exposed, in some way, to marked answers."
-        in words
-    )
-    assert f"alpha\u00a0=\u00a0{bench.found.alpha:g}".replace("\u00a0", " ") in words
-    for limit in (
-        "does not show who acted",
-        "labels alone carries nothing",
-        "several teachers",
-        "key has leaked",
-        "10⁻¹²",
-    ):
-        assert limit in words
-    assert "wmark verify evidence.json --case case.npz --mark ours.wmark" in words
-    assert bench.found.committed["queries"] in words
-    none = bench.words("nothing")
-    assert "We found no evidence that these scores depend on our key." in none
-    assert "would have been found with probability 90" in none
-    assert "logged ones" in bench.words("logged")
-    assert "Confirmatory: the run that was planned" in bench.words("planned")
-
-
-def test_inconclusive_says_what_to_do(bench: Bench) -> None:
-    assert bench.nothing.carried is not None
-    weak = replace(bench.nothing, verdict="inconclusive", carried=replace(bench.nothing.carried, detectable=1.0))
-    step = score_summary(weak).next_step
-    assert f"about {4 * weak.queries:,} in all" in step
-    labels = replace(weak, carried=None, access="labels")
-    assert "Ask the suspect for scores" in score_summary(labels).next_step
-    assert "These labels" in score_summary(replace(labels, verdict="evidence found")).headline
-
-
-def test_words_never_accuse(bench: Bench) -> None:
-    for name in ("found", "nothing", "logged", "planned"):
-        words = bench.words(name)
-        assert ACCUSING.search(words) is None
-        assert "theft" not in words
-        assert not re.search(r"\bclean\b(?! answer)", re.sub(r'"clean"|clean":|--clean \w+', "", words), re.IGNORECASE)
-
-
-def test_figures_have_tables_and_count_every_decoy(bench: Bench) -> None:
-    drawn = score_figures(bench.logged)
-    assert [f.name for f in drawn] == ["decoys-deployment", "decoys-input", "carried", "looks", "moves"]
-    for figure, test in zip(drawn, bench.logged.tests):
-        assert sum(int(row[2]) for row in figure.rows) == len(test.decoys)
-        assert sum(float(row[3]) for row in figure.rows) == pytest.approx(len(test.decoys), rel=0.02)
-    for figure in drawn:
-        assert figure.rows, figure.name
-        assert all(len(row) == len(figure.columns) for row in figure.rows)
-
-
-def test_the_detectable_share_is_found_nine_times_in_ten(bench: Bench) -> None:
-    for found in (bench.found, bench.planned):
-        assert found.carried is not None
-        assert chance_of_finding(found.carried.detectable, found.carried) == pytest.approx(0.9)
-        assert chance_of_finding(0.0, found.carried) == pytest.approx(found.alpha)
-
-
-def test_embeddings_and_values_have_their_pages() -> None:
-    rng = np.random.default_rng(2)
-    values, other = rng.normal(size=(500, 2)), rng.normal(size=(500, 2))
-    inputs = {"a": values[:, 0], "b": values[:, 1]}
-    mark = ScoreWatermark.generate(inputs, answers=values[:, 0], output="values", size=20)
-    found = detect_scores(mark, inputs, values[:, 0] + 0.1 * other[:, 0], values[:, 0], decoys=99)
-    assert "share carried" in words_of(page(found))
-    assert [c.name for c in verify_scores(found)] == ["digest", "arithmetic"]
-    vectors = rng.normal(size=(400, 8))
-    mark = ScoreWatermark.generate(vectors, answers=vectors, output="embeddings", size=24)
-    found = detect_scores(mark, vectors, vectors + 0.1 * rng.normal(size=vectors.shape), vectors, decoys=99)
-    assert found.carried is None
-    assert "these embeddings depend" in words_of(page(found))
-    assert [c.name for c in verify_scores(found)] == ["digest", "arithmetic"]
 
 
 def schema() -> Any:
@@ -624,95 +369,8 @@ def test_schema_names_every_field_of_evidence() -> None:
     assert set(schema()["required"]) == names
 
 
-def explained(evidence: ScoreEvidence, name: str) -> Explanation:
-    (one,) = [each for each in score_explanations(evidence) if each.name == name]
-    return one
-
-
-def test_the_first_screen_has_four_short_answers(bench: Bench) -> None:
-    for name in ("found", "nothing"):
-        text = bench.page(name)
-        words = words_of(text[text.index("<body>") : text.index("<nav")])
-        said = ["What was asked", "What was found", "How sure", "What it does not show"]
-        places = [words.index(each) for each in said]
-        assert places == sorted(places)
-        assert len(words[places[0] :].split()) < 320
-
-
-def test_scores_are_weighed_by_their_own_e_value(bench: Bench) -> None:
-    for name in ("found", "nothing", "logged"):
-        found: ScoreEvidence = getattr(bench, name)
-        told = weight_of_scores(found)
-        mean = np.mean([10**test.log10_e for test in found.tests])
-        assert told.log10_e == pytest.approx(np.log10(mean))
-        assert told.limit == most(found.log10_p)
-        assert (
-            f"In the words of the ENFSI scale: {'support for neither' if told.band == NO_SUPPORT else told.band}"
-            in (bench.words(name))
-        )
-    process = replace(bench.found, stopped=True)
-    assert weight_of_scores(process).log10_e == bench.found.looks[-1].log10_e
-    assert weight_of_scores(process).origin == "e-process"
-
-
-def test_the_decoys_of_scores_are_counted_at_each_level(bench: Bench) -> None:
-    for test in bench.logged.tests:
-        made = score_trials(bench.logged, test)
-        assert [t.level for t in made] == [0.05, 0.01, bench.logged.alpha / 2]
-        for trial in made:
-            tails = [log10_pvalue(c, test.dimensions) for c in test.decoys]
-            assert trial.called == sum(10**tail <= trial.level for tail in tails)
-            assert not trial.too_many
-    tables = score_answers(bench.logged)[2].tables
-    assert [len(rows) for _, _, rows in tables] == [3, 3, 1]
-    assert "28,000" in bench.words("logged")
-    assert measured_scores(replace(bench.found, stopped=True))[0].what.startswith("the e-process")
-
-
-def test_other_explanations_of_scores_are_checked_by_their_own_fields(bench: Bench) -> None:
-    assert explained(bench.found, "Choices after looking").status == NOT
-    assert explained(bench.planned, "Choices after looking").status == PART
-    assert explained(bench.logged, "Our service asked at test time").status == POSSIBLE
-    assert explained(bench.found, "Our service asked at test time").status == NOT
-    assert "0 of 1 control models" in explained(bench.found, "Likeness without our answers").check
-    assert "with 1 surrogates" in explained(bench.found, "Likeness without our answers").check
-    hidden = [each.name for each in score_explanations(bench.nothing)]
-    assert hidden == ["Too few answers", "Labels, mixtures, rounding", "Another key"]
-    for each in score_explanations(bench.found):
-        assert f"{each.name}: {each.status}" in bench.words("found")
-
-
-def test_dose_controls_and_reach_of_scores_stand_in_one_place(bench: Bench) -> None:
-    rows = {name: (value, meaning) for name, value, meaning in score_controlled(bench.found)}
-    assert rows["Dose: share of the mark carried"][0].endswith("%")
-    assert rows["Negative controls, keys"][0] == "199"
-    assert rows["Could be missed"][0].startswith("below")
-    assert any(name.startswith("Control “control") for name in rows)
-    without = replace(bench.found, controls=[], carried=None)
-    rows = {name: (value, meaning) for name, value, meaning in score_controlled(without)}
-    assert rows["Control models"][0] == "none"
-    assert rows["Dose: share of the mark carried"][0] == "none"
-    assert rows["Could be missed"][0] == "not measured"
-    assert page(without)
-
-
-def test_the_certification_of_scores_is_a_blank_template(bench: Bench) -> None:
-    text = certification(bench.found)
-    assert f"Signature: {BLANK}" in text
-    assert bench.found.digest in text
-    assert bench.found.method in text
-
-
 def test_an_edited_band_of_scores_is_named(bench: Bench, tmp_path: Path) -> None:
     told = weight_of_scores(bench.found).band
     (tmp_path / "r.html").write_text(bench.page("found").replace(f"{told} for Hp", "weak support for Hp"), "utf-8")
     with pytest.raises(ReportInvalid, match="weak support for Hp"):
         verify_scores(bench.found, page=tmp_path / "r.html")
-
-
-def test_every_link_leads_to_a_place_on_the_page(bench: Bench) -> None:
-    tags = Elements(bench.page("found")).tags
-    ids = {a["id"] for _, a in tags if "id" in a}
-    links = [a["href"] for tag, a in tags if tag == "a"]
-    assert links
-    assert {(link or "").removeprefix("#") for link in links} <= ids

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_report import ACCUSING, Elements, first_screen, schema
+from test_report import ACCUSING, Elements, first_screen, schema, words_of
 
 from watermark.calibrate import effect_of
 from watermark.detect import detect
@@ -123,10 +122,6 @@ def stopped(found: Evidence) -> Evidence:
 
 def every(found: Evidence, nothing: Evidence) -> list[Evidence]:
     return [found, nothing, with_dose(found), exploratory(found), stopped(found)]
-
-
-def words_of(text: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(Elements(text).texts))
 
 
 def edited(found: Evidence, **changes: Any) -> Evidence:
