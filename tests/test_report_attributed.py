@@ -64,6 +64,19 @@ def _first(found, **changed):
     )
 
 
+def _alone(found):
+    """The same of one account, had no other been tried."""
+    best = dataclasses.replace(found.exposures[0], log10_p_holm=found.exposures[0].log10_p)
+    return dataclasses.replace(found, exposures=[best], hypotheses=1, runner_up=None, gap=None)
+
+
+def test_of_one_account_there_is_no_runner_up_and_no_gap(told):
+    found = _alone(load_attribution(told[0] / "attribution.json"))
+    verify_attribution(found)
+    with pytest.raises(ReportInvalid, match="the gap is stated as 9.0, recomputed it is None"):
+        verify_attribution(dataclasses.replace(found, gap=9.0))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -270,7 +270,7 @@ def _attribution(
 ) -> Attribution:
     ordered = sorted(exposures, key=lambda e: (-e.score, e.log10_p, e.account, e.epoch))
     found = [named(e) for e in ordered if e.verdict == "exposure found"]
-    runner_up, gap = _runner_up(ordered, len(found))
+    second, gap = runner_up(ordered, len(found))
     tail = (
         "exact lattice tail"
         if cells.one
@@ -281,7 +281,7 @@ def _attribution(
         alpha=alpha,
         hypotheses=len(ordered),
         found=found,
-        runner_up=runner_up,
+        runner_up=second,
         gap=gap,
         statistic=", ".join(cells.names),
         score="z",
@@ -311,7 +311,11 @@ def _verdict(found: list[str], hypotheses: int) -> str:
     return f"none found: no exposure to the answers of any of {hypotheses} accounts"
 
 
-def _runner_up(ordered: list[Exposure], found: int) -> tuple[str | None, float | None]:
+def runner_up(ordered: list[Exposure], found: int) -> tuple[str | None, float | None]:
+    """(the first after the `found` ones, or the second; by how much score the one before it is ahead); None if none.
+
+    ordered: best first.
+    """
     place = max(1, found)
     if place >= len(ordered):
         return None, None

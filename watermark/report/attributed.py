@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from watermark.attribute import Attribution, attribute, named
+from watermark.attribute import Attribution, attribute, named, runner_up
 from watermark.errors import ReportInvalid
 from watermark.outputs import Outputs
 from watermark.report.checks import Check, close, require
@@ -75,12 +75,10 @@ def _arithmetic(found: Attribution) -> Check:
     shown = [named(e) for e in exposures if e.verdict == "exposure found"]
     if shown != found.found:
         raise ReportInvalid(f"found are said to be {found.found}, of the accounts' verdicts follow {shown}")
-    place = max(1, len(shown))
-    runner = named(exposures[place]) if place < len(exposures) else None
+    runner, gap = runner_up(exposures, len(shown))
     if found.runner_up != runner:
         raise ReportInvalid(f"the runner-up is said to be {found.runner_up!r}, it follows: {runner!r}")
-    if runner is not None:
-        require("the gap", found.gap, exposures[place - 1].score - exposures[place].score)
+    require("the gap", found.gap, gap)
     if found.decoys is not None:
         largest = np.array(found.decoys.largest)
         if len(largest) != found.decoys.panels:
