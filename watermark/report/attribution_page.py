@@ -27,12 +27,12 @@ from watermark.report.planned import flat
 from watermark.report.reasons import AGAINST, NOT, PART, Explanation, counted, ground, leaked
 from watermark.report.results import Row, Table
 from watermark.report.shell import data_of, dated, environment, hash_of, in_one_order, style_of
-from watermark.report.weight import SCALE, WHAT_IT_IS, band, calibrated, from_pvalue, in_a_word, shown, weighing
+from watermark.report.weight import SCALE, WHAT_IT_IS, from_pvalue, in_a_word, shown, weighing
 from watermark.report.words import Summary
 from watermark.stats.laws import binomial_interval
 
 if TYPE_CHECKING:
-    from watermark.attribute import Attribution
+    from watermark.attribute import Attribution, Exposure
 
 FEWEST_ROWS = 20
 _VERIFY = "wmark verify attribution.json"
@@ -123,19 +123,7 @@ def attribution_summary(found: Attribution) -> Summary:
 
 def accounts(found: Attribution) -> Table:
     """Each account's score, its p-value alone and corrected, and what the corrected one weighs."""
-    rows: list[tuple[str, ...]] = [
-        (
-            named(e),
-            numbers.signed(e.score, 2),
-            numbers.pvalue(e.log10_p),
-            numbers.pvalue(e.log10_p_holm),
-            "–" if e.max_t_pvalue is None else numbers.pvalue_of(e.max_t_pvalue),
-            shown(calibrated(min(0.0, e.log10_p_holm))),
-            band(calibrated(min(0.0, e.log10_p_holm))),
-            e.verdict,
-        )
-        for e in found.exposures[: max(FEWEST_ROWS, len(found.found) + 5)]
-    ]
+    rows = [_account(e) for e in found.exposures[: max(FEWEST_ROWS, len(found.found) + 5)]]
     left = found.hypotheses - len(rows)
     more = f" {left:,} accounts with lower scores are in the evidence below, and not in this table." if left > 0 else ""
     return Table(
@@ -144,6 +132,20 @@ def accounts(found: Attribution) -> Table:
         f"decoy keys, as many as accounts, whose best did as well. E and its words are of the corrected p-value.{more}",
         ("Account", "z", "p alone", "p of all", "max-T", "E", "Support", "Verdict"),
         rows,
+    )
+
+
+def _account(e: Exposure) -> tuple[str, ...]:
+    weight = from_pvalue(e.log10_p_holm)
+    return (
+        named(e),
+        numbers.signed(e.score, 2),
+        numbers.pvalue(e.log10_p),
+        numbers.pvalue(e.log10_p_holm),
+        "–" if e.max_t_pvalue is None else numbers.pvalue_of(e.max_t_pvalue),
+        shown(weight.log10_e),
+        weight.band,
+        e.verdict,
     )
 
 
@@ -226,9 +228,8 @@ def answers(found: Attribution) -> list[Answer]:
     )
     rates = (
         f"Of naming any account that had no part: at most {found.alpha:g} over all {found.hypotheses:,}, by proof "
-        "(Holm). "
+        "(Holm). Of a miss: not measured here."
     )
-    rates += "Of a miss: not measured here."
     return five(
         tested=tested,
         published=of_parts(found.mark),
