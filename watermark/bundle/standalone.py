@@ -10,7 +10,18 @@ with the keys that made them; whose keys they are, you say: --signer. Exit code:
 something does not (the last line says what), 2 misuse.
 
 This file shares no code with the program that made the bundle. It may have been changed along with the bundle: take it
-from a source of your own, or read it; it is meant to be read from top to bottom.
+from a source of your own, or read it; it is meant to be read from top to bottom:
+
+     1. The steps                      what is checked, in the order in which it is printed
+     2. Files                          every byte of the bundle is bound by a hash
+     3. The evidence by itself         its digest, its page, and what follows from its numbers as stated
+     4. Before and while it was asked  the responses, the log of the questions, the plan, dates, published keys
+     5. Afterwards                     custody, signatures, time stamps
+     6. The numbers once more          cells from the responses, laws from the cells, totals from the keys
+     7. The keyed function             `arx32-v1`: windows by rounds of Chaskey, tokens by a short mix, all modulo 2^32
+     8. Laws                           of a cell's score, of counts, of weighted sums, of a cosine; ranks and e-values
+     9. Small things                   reading, JSON, base64, times, hashes
+    10. The command line               a zip is unpacked, every step is printed
 """
 
 from __future__ import annotations
@@ -51,11 +62,8 @@ REMOVED = ["cells", "report", "rows", "vocabulary"]  # what a redaction takes ou
 # SubjectPublicKeyInfo (RFC 5280) of an Ed25519 key and of one on P-256, without their 32 and 65 bytes
 ED25519 = bytes.fromhex("302a300506032b6570032100")
 P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
-
-
 # What a file that is not in its form makes this one raise, one that needs more memory than there is among them
 OTHER_FORM = (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError, RecursionError, MemoryError)
-
 UNREAD = "; NOT CHECKED: that the tokenizer spells and parts text so, data/vocabulary.json is as stated"
 
 
@@ -64,7 +72,7 @@ class Wrong(Exception):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The steps, in the order in which they are printed. Each returns what it checked, in a sentence, or raises Wrong.
+# 1. The steps: what is checked, in the order in which it is printed. Each returns what it checked, or raises Wrong.
 
 
 def steps(
@@ -88,7 +96,7 @@ def steps(
     if has(case, index, "answers"):
         yield "responses", check_answers(case, index, evidence)
     if has(case, index, "log"):
-        yield "query log", check_log(case, index, evidence)
+        yield "query log", check_log(case, index)
     if has(case, index, "plan"):
         yield "plan", check_plan(case, index, evidence)
     yield "dates", check_dates(case, index, evidence, authorities)
@@ -98,14 +106,14 @@ def steps(
         yield "keys tried", check_detections(case, index, evidence)
     elif has(case, index, "log"):
         yield "keys tried", "NOT CHECKED: no record of tests is in the bundle; other keys may have been tried"
-    yield "custody", check_custody(case, index, evidence)
+    yield "custody", check_custody(case, index)
     yield "signatures", check_signatures(case, index, evidence, signers or [], threshold)
     yield "time stamp", check_stamp(case, authorities)
     yield from check_numbers(case, index, evidence, key)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Files: every byte of the bundle is bound by a hash.
+# 2. Files: every byte of the bundle is bound by a hash.
 
 
 def check_manifests(case: Path) -> str:
@@ -244,7 +252,7 @@ def has(case: Path, index: dict[str, Any], name: str) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The evidence by itself.
+# 3. The evidence by itself: its digest, its page, and what follows from its numbers as stated.
 
 
 def check_evidence_digest(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
@@ -254,8 +262,7 @@ def check_evidence_digest(case: Path, index: dict[str, Any], evidence: dict[str,
     shown = evidence.get("shown") or []
     hidden = [part for part in shown if "redacted" in part]
     if not hidden:
-        body = {name: value for name, value in evidence.items() if name != "digest"}
-        if sha256(canonical(body)) != evidence["digest"]:
+        if digest_of(evidence) != evidence["digest"]:
             raise Wrong("the evidence does not match its digest; it was changed after it was written")
         if has(case, index, "hashes"):
             check_parts(case, index, evidence, [sha256(canonical(part)) for part in shown])
@@ -341,8 +348,7 @@ def check_text(evidence: dict[str, Any]) -> str:
         said.append(told)
     if decided is not None:
         near("log10 p", evidence["log10_p"], decided)
-    if (evidence["log10_p"] <= math.log10(evidence["alpha"])) != (evidence["verdict"] == "evidence found"):
-        raise Wrong(f"the verdict {evidence['verdict']!r} does not follow from log10 p = {evidence['log10_p']}")
+    check_verdict(evidence)
     return "; ".join(said) + f"; the verdict “{evidence['verdict']}” follows"
 
 
@@ -363,52 +369,11 @@ def check_scores(evidence: dict[str, Any]) -> str:
         decided = min(0.0, -evidence["looks"][-1]["log10_e"]) if evidence["looks"] else 0.0
         said.append("NOT CHECKED: the e-process that decides is as stated")
     near("log10 p", evidence["log10_p"], decided)
-    if (evidence["log10_p"] <= math.log10(evidence["alpha"])) != (evidence["verdict"] == "evidence found"):
-        raise Wrong(f"the verdict {evidence['verdict']!r} does not follow from log10 p = {evidence['log10_p']}")
+    check_verdict(evidence)
     return (
         "; ".join(said) + f"; the verdict “{evidence['verdict']}” follows; NOT CHECKED: cosines are as stated, "
         "`wmark evidence verify CASE --mark` makes them again from answers, basis and key"
     )
-
-
-def cosine_tail(c: float, dimensions: int, alternative: str) -> float:
-    """log10 P(cos >= c) of a uniform direction: cos^2 is Beta(1/2, (D-1)/2), with a random sign."""
-    if alternative == "two-sided":
-        return min(0.0, cosine_tail(abs(c), dimensions, "greater") + math.log10(2))
-    c, a = max(-1.0, min(1.0, -c if alternative == "less" else c)), (dimensions - 1) / 2
-    square = max(c * c, 0.0)
-    log_beta = math.lgamma(a) + math.lgamma(0.5) - math.lgamma(a + 0.5)
-    if square < 0.5 and square * a < 4:  # less the middle, I(1/2, a) of c^2: a series of positive terms (DLMF 8.17.8)
-        middle = 0.0
-        if square:
-            grown = log_sum_of_ratios(lambda n: (a + 0.5 + n) / (1.5 + n) * square, 1e-17)
-            middle = math.exp(0.5 * math.log(square) + a * math.log1p(-square) - log_beta + math.log(2) + grown)
-        half = 0.5 * (1 - middle)
-        return math.log10(half if c >= 0 else 1 - half)
-    x = max(1 - square, 2.0**-52)
-    grown = log_sum_of_ratios(lambda n: (a + 0.5 + n) / (a + 1 + n) * x, 1e-17)
-    log_half = a * math.log(x) + 0.5 * math.log(square) - math.log(a) - log_beta + grown + math.log(0.5)
-    return (log_half if c > 0 else math.log1p(-math.exp(log_half))) / math.log(10)
-
-
-def log_sum_of_ratios(ratio: Any, least: float) -> float:
-    """log of 1 + r(0) + r(0) r(1) + …, positive terms that fall in the end; until they are below `least` of the sum."""
-    total, term, start, size = 1.0, 1.0, 0, 256
-    while term > least * total and start < 1 << 28:
-        terms = term * np.cumprod(ratio(np.arange(start, start + size, dtype=float)))
-        total, term, start, size = total + float(terms.sum()), float(terms[-1]), start + size, min(2 * size, 1 << 20)
-    return math.log(total)
-
-
-def cosine_evalue(c: float, dimensions: int, alternative: str) -> float:
-    """log10 of the mean of exp(k c) / M(k) over k = sqrt(D) 1, 2, 4 … 64; M(k) = 0F1(; D/2; k^2/4), its mean."""
-    signs = {"greater": [1.0], "less": [-1.0], "two-sided": [1.0, -1.0]}[alternative]
-    bets = []
-    for bet in (math.sqrt(dimensions) * 2.0**power for power in range(7)):
-        n = np.arange(int(2 * bet) + 200)
-        logs = np.concatenate([[0.0], np.cumsum(2 * math.log(bet / 2) - np.log(n + 1) - np.log(n + dimensions / 2))])
-        bets += [(sign * c * bet - float(_log_sum(logs))) / math.log(10) for sign in signs]
-    return mean_of_evalues(bets)
 
 
 def check_attribution(evidence: dict[str, Any]) -> str:
@@ -443,16 +408,19 @@ def check_attribution(evidence: dict[str, Any]) -> str:
     )
 
 
+def check_verdict(evidence: dict[str, Any]) -> None:
+    """Evidence is found where the p-value is not above the level."""
+    if (evidence["log10_p"] <= math.log10(evidence["alpha"])) != (evidence["verdict"] == "evidence found"):
+        raise Wrong(f"the verdict {evidence['verdict']!r} does not follow from log10 p = {evidence['log10_p']}")
+
+
 def over_keys(evidence: dict[str, Any]) -> tuple[float, str]:
     """Where every key of a set was tested: the list leads to the head of the set, and its results to log10 p."""
     keys, stopped = evidence["keys"], bool(evidence["options"].get("stopped"))
     each = keys["each"]
     mark = {name: evidence["mark"][name] for name in ("prf", "scheme", "tokenizer")}
-    link = sha256(b"wmark-keys-v1" + canonical([keys["set"], mark]))
-    for key in each:
-        fixed = [link, key["epoch"], key["kid"], key["commitment"], key["created"], key["nbf"]]
-        link = sha256(canonical(fixed))
-    if link != keys["head"] or len({key["kid"] for key in each}) != keys["tested"] or len(each) != keys["tested"]:
+    whole = len({key["kid"] for key in each}) == len(each) == keys["tested"]
+    if head_of(keys["set"], mark, each) != keys["head"] or not whole:
         raise Wrong("the tested keys do not lead to the head of their set: one was left out, added or changed")
     held = evidence["mark"]
     mine = next((key for key in each if key["kid"] == held["kid"] == keys["foremost"]), None)
@@ -477,98 +445,16 @@ def over_keys(evidence: dict[str, Any]) -> tuple[float, str]:
     return decided, f"all {len(each)} keys of set {keys['set']} were tested, {how}: log10 p = {decided:.4f}"
 
 
-def counted(evidence: dict[str, Any], total: int) -> float | None:
-    """log10 of the exact p-value of a total score of all cells; None where its lattice is too large."""
-    n, law, alternative = evidence["cells"], law_of(evidence), evidence["alternative"]
-    if len(law) == 2:
-        return binomial(total, n, law[1], alternative)
-    return Sum(np.ones(1, np.int64), np.array([n]), law).both(total, alternative, exact=True)
-
-
-def law_of(evidence: dict[str, Any]) -> list[float]:
-    """The chances of a cell's score 0, 1, … under any key: of our own schemes from their parameters, else as stated."""
-    stated = evidence.get("levels") or [1 - evidence["gamma"], evidence["gamma"]]
-    law = law_of_scheme(evidence["mark"])
-    if law is None:
-        return list(stated)
-    if len(law) != len(stated):
-        raise Wrong(f"scores are stated to have {len(stated)} levels, those of the scheme have {len(law)}")
-    for level, (told, own) in enumerate(zip(stated, law)):
-        if not math.isclose(told, own, rel_tol=1e-9):
-            raise Wrong(f"the chance of level {level} is stated as {told}, recomputed it is {own}")
-    near("gamma", evidence["gamma"], sum(level * chance for level, chance in enumerate(law)) / (len(law) - 1))
-    return law
-
-
-def law_of_scheme(mark: dict[str, Any]) -> list[float] | None:
-    """The same from the scheme alone; None of schemes that are not known here."""
-    scheme = mark["scheme"]
-    if not known(mark):
-        return None
-    if "gamma" in scheme["parameters"]:
-        below = round(scheme["parameters"]["gamma"] * 2**32)
-        return [1 - below / 2**32, below / 2**32]
-    high, low = (np.bincount(table).tolist() for table in tables_of(scheme))
-    found: list[float] = (np.convolve(high, low) / 2.0**32).tolist()
-    return found
-
-
-def known(mark: dict[str, Any]) -> bool:
-    """Whether scores of this mark can be made here: our own schemes, in their first version."""
-    name, version = mark["scheme"]["name"], mark["scheme"]["version"]
-    return version == 1 and mark["prf"] == "arx32-v1" and name in ("greenlist", "antidistill", "gumbel", "tournament")
-
-
-def tables_of(scheme: dict[str, Any]) -> tuple[Any, Any]:
-    """Of schemes with graded scores: what the first and the last 16 bits of a cell's number add to its score."""
-    steps = np.arange(1 << 16)
-    if scheme["name"] == "gumbel":  # -ln(1 - u) of the first 16 bits of u, in quarters of a nat
-        scores = [round(-math.log((65536 - step - 0.5) / 65536) / 0.25) for step in range(1 << 16)]
-        return np.array(scores), np.zeros(1 << 16, np.int64)
-    depth = scheme["parameters"]["depth"]  # a tournament's coins, of weight 10 in the first layer to 1 in the last
-    weights = [1 if depth == 1 else round(10 - 9 * layer / (depth - 1)) for layer in range(depth)] + [0] * (32 - depth)
-    coins = np.stack([(steps >> (15 - place)) & 1 for place in range(16)])
-    return np.array(weights[:16]) @ coins, np.array(weights[16:]) @ coins
-
-
-def rank(observed: float, null: Any, mean: float, alternative: str) -> float:
-    """(1 + b) / (1 + m): b of m decoys do at least as well (Phipson and Smyth 2010)."""
-    if alternative == "less":
-        observed, null = -observed, -null
-    if alternative == "two-sided":
-        observed, null = abs(observed - mean), np.abs(null - mean)
-    return float((1 + np.sum(null >= observed)) / (1 + len(null)))
-
-
-def mean_of_evalues(log10_e: list[float]) -> float:
-    """log10 of the mean of 10^x."""
-    top = max(log10_e)
-    return top + math.log10(sum(10 ** (x - top) for x in log10_e) / len(log10_e))
-
-
-def binomial(successes: int, n: int, p: float, alternative: str) -> float:
-    """log10 of the exact binomial p-value: all n + 1 chances by their ratios, divided by their sum."""
-    if not 0 <= successes <= n:
-        raise Wrong(f"{successes} green cells of {n} cannot be")
-    k = np.arange(1, n + 1, dtype=np.longdouble)
-    ratios = np.log((n - k + 1) / k) + np.log(np.longdouble(p)) - np.log1p(-np.longdouble(p))
-    logs = np.concatenate([np.zeros(1, np.longdouble), np.cumsum(ratios)])
-    logs -= logs.max()
-    whole = np.sum(np.exp(logs))
-    above = _log_sum(logs[successes:]) - np.log(whole)
-    below = _log_sum(logs[: successes + 1]) - np.log(whole)
-    if alternative == "two-sided":
-        return min(0.0, float(min(above, below) + np.log(np.longdouble(2))) / math.log(10))
-    return min(0.0, float(above if alternative == "greater" else below) / math.log(10))
-
-
-def _log_sum(logs: Any) -> Any:
-    top = logs.max()
-    return top + np.log(np.sum(np.exp(logs - top)))
+def head_of(name: str, mark: dict[str, Any], keys: list[dict[str, Any]]) -> str:
+    """The head of a set of keys: a chain of hashes over the set's name and mark, then over each key in its order."""
+    link = sha256(b"wmark-keys-v1" + canonical([name, mark]))
+    for key in keys:
+        link = sha256(canonical([link, key["epoch"], key["kid"], key["commitment"], key["created"], key["nbf"]]))
+    return link
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Responses, the log of the questions, the plan.
+# 4. Before and while it was asked: the responses, the log of the questions, the plan, dates, published keys.
 
 
 def check_answers(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
@@ -600,7 +486,7 @@ def check_answers(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -
     return f"{number:,} responses in {path} are those that were tested{left}"
 
 
-def check_log(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
+def check_log(case: Path, index: dict[str, Any]) -> str:
     """The log's chain is unbroken, and its answers are those in the bundle: none swapped, dropped or added."""
     _, requests = chained(case, role(index, "log"), "wmark-probe-log/1")
     logged = {line["id"]: line["answer_sha256"] for line in requests if line["answer_sha256"]}
@@ -651,8 +537,7 @@ def chained(case: Path, path: str, form: str) -> tuple[dict[str, Any], list[dict
 def check_plan(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
     """The plan is the one that the evidence names, is about this key, and the run departs in nothing."""
     plan = read_json(case, role(index, "plan"))
-    body = {name: value for name, value in plan.items() if name != "digest"}
-    if sha256(canonical(body)) != plan.get("digest"):
+    if digest_of(plan) != plan.get("digest"):
         raise Wrong("the plan does not match its digest; it was changed after it was written")
     stated = evidence.get("plan")
     if stated is None:
@@ -707,10 +592,9 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], aut
     put = first is None and evidence.get("access") == "logits"  # no questions: texts were put before an open model
     if put:
         first = evidence["created"]
-    plan = read_json(case, role(index, "plan")) if has(case, index, "plan") else None
     stated = evidence.get("plan") or {}
     confirmatory = stated.get("status") == "confirmatory"
-    if confirmatory and plan is None:
+    if confirmatory and not has(case, index, "plan"):
         raise Wrong("the run is called confirmatory, and its plan is not in the bundle: nobody can hold it to that")
     if log and stated.get("first_question") not in (None, first):
         raise Wrong(f"the evidence gives {stated['first_question']} for the first question, the query log {first}")
@@ -718,44 +602,64 @@ def check_dates(case: Path, index: dict[str, Any], evidence: dict[str, Any], aut
         raise Wrong(f"the query log was begun at {log['created']}, after its first question ({first})")
     if first is not None and moment(evidence["created"]) + timedelta(seconds=1) < moment(first):  # told in seconds
         raise Wrong(f"the evidence is of {evidence['created']}, before the first question ({first})")
-    said = []
-    for what, made, token, over in (
-        ("the key", evidence["mark"].get("created"), "commitment_token", evidence["mark"]["commitment"].encode()),
-        ("the plan", None if plan is None else str(plan["created"]), "plan_token", None),
-    ):
-        if what == "the plan" and made is None:
-            continue
-        stamped = None
-        if has(case, index, token):
-            digest = sha256(over) if over is not None else sha256_of(case / role(index, "plan"))
-            stamped, _ = stamp_of(case / role(index, token), digest, f"the time stamp of {what}", authorities)
-        by = "by its own word alone" if stamped is None else f"by a time stamp of {stamped}"
-        if made is None and stamped is None:
-            said.append("NOT CHECKED: the evidence does not say when its key was made")
-            continue
-        if what == "the plan":
-            check_since(stated.get("since"), str(made), stamped)
-        last = str(stamped or made)
-        if first is not None and moment(last) > moment(first):
-            if what == "the plan" and not confirmatory:
-                said.append(f"the plan is younger ({last}) than the first question ({first}), and the run exploratory")
-                continue
-            raise Wrong(
-                f"{what} is younger ({last}, {by}) than the first question ({first}): it could have been chosen to fit "
-                "the answers" + (", and the run cannot be called confirmatory" if what == "the plan" else "")
-            )
-        said.append(f"{what} is of {last}, {by}")
+    said = [date_of_key(case, index, evidence, first, authorities)]
+    if has(case, index, "plan"):
+        said.append(date_of_plan(case, index, stated, first, authorities))
     if first is None:
         if confirmatory:
             raise Wrong(
                 "the run is called confirmatory, and no query log shows that its plan is older than the first question"
             )
-        said.append("NOT CHECKED: no query log says when the first question was asked")
-    else:
-        said.append(f"{'texts were put before the model by' if put else 'the first question was asked at'} {first}")
-        if confirmatory:
-            said.append(check_named(case, index, evidence, log))
+        return "; ".join([*said, "NOT CHECKED: no query log says when the first question was asked"])
+    said.append(f"{'texts were put before the model by' if put else 'the first question was asked at'} {first}")
+    if confirmatory:
+        said.append(check_named(case, index, evidence, log))
     return "; ".join(said)
+
+
+def date_of_key(
+    case: Path, index: dict[str, Any], evidence: dict[str, Any], first: str | None, authorities: Sequence[Path]
+) -> str:
+    """Since when the key was there: by the time stamp of its commitment, else by the evidence's word."""
+    made, digest = evidence["mark"].get("created"), sha256(evidence["mark"]["commitment"].encode())
+    stamped = stamped_at(case, index, "commitment_token", digest, "the key", authorities)
+    if made is None and stamped is None:
+        return "NOT CHECKED: the evidence does not say when its key was made"
+    return older("the key", str(made), stamped, first)
+
+
+def date_of_plan(
+    case: Path, index: dict[str, Any], stated: dict[str, Any], first: str | None, authorities: Sequence[Path]
+) -> str:
+    """Since when the plan was there, by its time stamp, else by its own word. stated: what the evidence says of it."""
+    path = role(index, "plan")
+    made = str(read_json(case, path)["created"])
+    stamped = stamped_at(case, index, "plan_token", sha256_of(case / path), "the plan", authorities)
+    check_since(stated.get("since"), made, stamped)
+    last = stamped or made
+    if stated.get("status") != "confirmatory" and first is not None and moment(last) > moment(first):
+        return f"the plan is younger ({last}) than the first question ({first}), and the run exploratory"
+    return older("the plan", made, stamped, first, so=", and the run cannot be called confirmatory")
+
+
+def stamped_at(
+    case: Path, index: dict[str, Any], token: str, digest: str, what: str, authorities: Sequence[Path]
+) -> str | None:
+    """When a time stamp of the bundle says that a SHA-256 existed; None without one."""
+    if not has(case, index, token):
+        return None
+    return stamp_of(case / role(index, token), digest, f"the time stamp of {what}", authorities)[0]
+
+
+def older(what: str, made: str, stamped: str | None, first: str | None, *, so: str = "") -> str:
+    """A date that is not after the first question, in words. so: what follows if it is."""
+    by, last = "by its own word alone" if stamped is None else f"by a time stamp of {stamped}", stamped or made
+    if first is not None and moment(last) > moment(first):
+        raise Wrong(
+            f"{what} is younger ({last}, {by}) than the first question ({first}): it could have been chosen to fit the "
+            f"answers{so}"
+        )
+    return f"{what} is of {last}, {by}"
 
 
 def check_since(since: dict[str, Any] | None, made: str, stamped: str | None) -> None:
@@ -800,26 +704,21 @@ def check_commitments(
 ) -> str:
     """The tested keys stand in what was published of their set, before the first question, and none is held back."""
     published = read_json(case, role(index, "commitments"))
-    body = {name: value for name, value in published.items() if name != "digest"}
-    if published.get("format") != "wmark-commitments/1" or sha256(canonical(body)) != published.get("digest"):
+    if published.get("format") != "wmark-commitments/1" or digest_of(published) != published.get("digest"):
         raise Wrong("the published commitments do not match their digest; they were changed after they were written")
-    link = sha256(b"wmark-keys-v1" + canonical([published["set"], published["mark"]]))
-    for key in published["keys"]:
-        fixed = [link, key["epoch"], key["kid"], key["commitment"], key["created"], key["nbf"]]
-        link = sha256(canonical(fixed))
-    if link != published["head"]:
+    if head_of(published["set"], published["mark"], published["keys"]) != published["head"]:
         raise Wrong("the published commitments do not lead to their head: a key was left out, added or changed")
     if {name: evidence["mark"].get(name) for name in ("prf", "scheme", "tokenizer")} != published["mark"]:
         raise Wrong(f"the set {published['set']} was published with another scheme or vocabulary than was tested")
     held, over = evidence["mark"], evidence.get("keys")
     tested = [held] if over is None else over["each"]
-    known = {key["commitment"]: key for key in published["keys"]}
+    listed = {key["commitment"]: key for key in published["keys"]}
     for key in tested:
-        if key["commitment"] not in known:
-            raise Wrong(f"key {key['kid']} is none of the {len(known)} published ones: it was not committed to")
-        if moment(key["created"]) != moment(known[key["commitment"]]["created"]):
+        if key["commitment"] not in listed:
+            raise Wrong(f"key {key['kid']} is none of the {len(listed)} published ones: it was not committed to")
+        if moment(key["created"]) != moment(listed[key["commitment"]]["created"]):
             raise Wrong(f"key {key['kid']} is dated {key['created']}, published with another date")
-    since = check_published_first(case, index, [known[key["commitment"]] for key in tested], authorities)
+    since = check_published_first(case, index, [listed[key["commitment"]] for key in tested], authorities)
     there = [key for key in published["keys"] if moment(key["created"]) <= moment(evidence["created"])]
     left = [key for key in there if key["commitment"] not in {one["commitment"] for one in tested}]
     if left and (evidence.get("plan") or {}).get("status") != "confirmatory":
@@ -829,7 +728,7 @@ def check_commitments(
             "before anything is asked"
         )
     told = f"{len(tested)} of {len(there)} keys in force were tested"
-    leaked = [key["kid"] for key in tested if known[key["commitment"]]["revoked"] and not key.get("revoked")]
+    leaked = [key["kid"] for key in tested if listed[key["commitment"]]["revoked"] and not key.get("revoked")]
     if leaked:
         told += f"; NOT CHECKED: key {leaked[0]} was published as revoked and counts here; who had it could plant text"
     named = ", the one that the plan named beforehand" if left else ""
@@ -842,10 +741,9 @@ def check_published_first(
     """The commitments of these keys are older than the first question: by a time stamp, else by their own dates."""
     _, first = questions(case, index)
     dates = [(max((key["created"] for key in keys), key=moment), "by its own word alone")]
-    if has(case, index, "commitments_token"):
-        digest = sha256_of(case / role(index, "commitments"))
-        token = case / role(index, "commitments_token")
-        stamped, _ = stamp_of(token, digest, "the time stamp of the commitments", authorities)
+    digest = sha256_of(case / role(index, "commitments"))
+    stamped = stamped_at(case, index, "commitments_token", digest, "the commitments", authorities)
+    if stamped is not None:
         dates.append((stamped, f"by a time stamp of {stamped}"))
     for when, by in dates:
         if first is not None and moment(when) > moment(first):
@@ -872,10 +770,10 @@ def check_detections(case: Path, index: dict[str, Any], evidence: dict[str, Any]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Custody, signatures, time stamps.
+# 5. Afterwards: custody, signatures, time stamps.
 
 
-def check_custody(case: Path, index: dict[str, Any], evidence: dict[str, Any]) -> str:
+def check_custody(case: Path, index: dict[str, Any]) -> str:
     """The events are chained, and each artifact has its event: the log's head, the manifests, the signatures."""
     header, events = chained(case, "custody.jsonl", "wmark-custody/1")
     if header.get("case") != index["case"]:
@@ -1064,7 +962,7 @@ def openssl(*arguments: str | Path) -> tuple[int, bytes] | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The numbers once more, from the responses and the key.
+# 6. The numbers once more: cells from the responses, laws from the cells, totals from the keys.
 
 
 def check_numbers(
@@ -1078,7 +976,6 @@ def check_numbers(
             if evidence["format"] == "wmark-attribution/1":
                 yield "accounts", check_accounts(evidence, secret)
         return
-    scheme = evidence["mark"]["scheme"]
     if not has(case, index, "cells"):
         yield "cells", "NOT CHECKED: the cells are not in the bundle; counts are as stated"
         if key is not None:
@@ -1087,7 +984,7 @@ def check_numbers(
     windows, choices, weights = read_cells(case, role(index, "cells"))
     if evidence["access"] == "text" and not (weights["votes"] == 1).all():
         raise Wrong("every cell of text has one vote, and in the file of cells some have another number")
-    if known(evidence["mark"]) and windows.shape[1] != scheme["parameters"]["window"]:
+    if known(evidence["mark"]) and windows.shape[1] != evidence["mark"]["scheme"]["parameters"]["window"]:
         raise Wrong(f"windows in the file of cells are {windows.shape[1]} tokens wide, the scheme's are not")
     names = sorted(weights) if evidence["access"] != "text" else []
     same_cells(evidence, windows, choices, [weights[name] for name in names])
@@ -1099,9 +996,16 @@ def check_numbers(
     yield "cells", told
     if int(weights["votes"].sum()) != evidence["cells"]:
         raise Wrong(f"there are {int(weights['votes'].sum())} cells, stated are {evidence['cells']}")
-    deep = evidence["weighted"]
-    if deep is not None:
+    if evidence["weighted"] is not None:
         yield "laws", check_laws(evidence, weights)
+    yield from check_totals(evidence, windows, choices, weights, key)
+
+
+def check_totals(
+    evidence: dict[str, Any], windows: Any, choices: Any, weights: dict[str, Any], key: Path | None
+) -> Iterator[tuple[str, str]]:
+    """Every total again: under each decoy key, and under our own where the watermark file is given."""
+    scheme, deep = evidence["mark"]["scheme"], evidence["weighted"]
     if not known(evidence["mark"]):
         yield (
             "keys",
@@ -1159,9 +1063,7 @@ def open_commitment(path: Path, evidence: dict[str, Any]) -> tuple[bytes, str]:
 def check_accounts(evidence: dict[str, Any], secret: bytes) -> str:
     """Each account's kid is that of the key which the master, its name and its epoch give."""
     for one in evidence["exposures"]:
-        labels = [b"account", one["account"].encode(), one["epoch"].encode()]
-        drawn_from = b"wmark/v1" + b"".join(struct.pack(">I", len(label)) + label for label in labels)
-        kid = hkdf(secret, drawn_from, 56)[48:].hex()
+        kid = hkdf(secret, labelled("account", one["account"], one["epoch"]), 56)[48:].hex()
         if kid != one["kid"]:
             raise Wrong(f"the key of {one['account']} is {kid}, stated is {one['kid']}: another was tested")
     return f"{len(evidence['exposures'])} keys are those that names and epochs give"
@@ -1279,33 +1181,31 @@ def same_cells(evidence: dict[str, Any], windows: Any, choices: Any, weights: li
         )
 
 
-# The keyed function `arx32-v1`: a window is absorbed by rounds of Chaskey, a token by a short mix; all modulo 2^32.
+def check_laws(evidence: dict[str, Any], weights: dict[str, Any]) -> str:
+    """Each statistic's numbers from its weights and its total as stated."""
+    chances, alternative, bounds = law_of(evidence), evidence["alternative"], 0
+    for one in evidence["weighted"]["statistics"]:
+        name, law = one["name"], Sum.of(weights[one["name"]], chances)
+        near(f"the mean of {name}", one["mean"], law.mean)
+        near(f"the sd of {name}", one["sd"], law.sd)
+        near(f"the e-value of {name} (log10)", one["log10_e"], law.log10_evalue(one["total"], alternative))
+        near(f"Chernoff's bound of {name}", one["log10_chernoff"], law.both(one["total"], alternative, exact=False))
+        if one["tail"] == "Chernoff bound":
+            near(f"log10 p of {name}", one["log10_p"], one["log10_chernoff"])
+            bounds += 1
+            continue
+        tail = law.both(one["total"], alternative, exact=True)
+        if tail is not None:
+            near(f"log10 p of {name}", one["log10_p"], tail)
+        bounds += tail is None
+    told = f", {bounds} of them by Chernoff's bound alone" if bounds else ""
+    return (
+        f"{len(evidence['weighted']['statistics'])} statistics: mean, sd, e-value and tail follow from the cells{told}"
+    )
 
 
-def decoy(seed: bytes, number: int) -> bytes:
-    """The secret of a decoy key: HKDF of the seed (RFC 5869), its number in the label."""
-    return hkdf(seed, b"wmark-decoy-v1" + struct.pack(">Q", number), 48)[:32]
-
-
-def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
-    extracted, block, output = hmac.new(bytes(32), secret, "sha256").digest(), b"", b""
-    while len(output) < length:
-        block = hmac.new(extracted, block + info + bytes([len(output) // 32 + 1]), "sha256").digest()
-        output += block
-    return output[:length]
-
-
-def subkey(secret: bytes, scheme: str = "greenlist") -> Any:
-    """The eight 32-bit words that a scheme works with."""
-    labels = [b"scheme", scheme.encode() + b"/1"]
-    info = b"wmark/v1" + b"".join(struct.pack(">I", len(label)) + label for label in labels)
-    return np.frombuffer(hkdf(secret, info, 32), dtype="<u4").astype(np.uint32)
-
-
-def group(windows: Any) -> tuple[Any, Any]:
-    """(distinct windows, which of them each cell has)."""
-    distinct, which = np.unique(windows, axis=0, return_inverse=True)
-    return distinct, which.reshape(-1)
+# ----------------------------------------------------------------------------------------------------------------------
+# 7. The keyed function: `arx32-v1`: windows by rounds of Chaskey, tokens by a short mix, all modulo 2^32.
 
 
 def totals(grouped: tuple[Any, Any], choices: Any, table: Any, secret: bytes, scheme: dict[str, Any]) -> list[int]:
@@ -1321,10 +1221,49 @@ def totals(grouped: tuple[Any, Any], choices: Any, table: Any, secret: bytes, sc
     return [int(row @ scores) for row in table]
 
 
-@functools.lru_cache(maxsize=1)
-def tables(name: str, depth: int | None) -> tuple[Any, Any]:
-    """`tables_of`, made once for all keys."""
-    return tables_of({"name": name, "parameters": {"depth": depth}})
+@functools.lru_cache(maxsize=1)  # made once for all keys
+def tables(name: str, depth: Any) -> tuple[Any, Any]:
+    """Of schemes with graded scores: what the first and the last 16 bits of a cell's number add to its score.
+
+    depth: how many layers a tournament has; gumbel has none.
+    """
+    steps = np.arange(1 << 16)
+    if name == "gumbel":  # -ln(1 - u) of the first 16 bits of u, in quarters of a nat
+        scores = [round(-math.log((65536 - step - 0.5) / 65536) / 0.25) for step in range(1 << 16)]
+        return np.array(scores), np.zeros(1 << 16, np.int64)
+    # a tournament's coins, of weight 10 in the first layer to 1 in the last
+    weights = [1 if depth == 1 else round(10 - 9 * layer / (depth - 1)) for layer in range(depth)] + [0] * (32 - depth)
+    coins = np.stack([(steps >> (15 - place)) & 1 for place in range(16)])
+    return np.array(weights[:16]) @ coins, np.array(weights[16:]) @ coins
+
+
+def group(windows: Any) -> tuple[Any, Any]:
+    """(distinct windows, which of them each cell has)."""
+    distinct, which = np.unique(windows, axis=0, return_inverse=True)
+    return distinct, which.reshape(-1)
+
+
+def decoy(seed: bytes, number: int) -> bytes:
+    """The secret of a decoy key: HKDF of the seed (RFC 5869), its number in the label."""
+    return hkdf(seed, b"wmark-decoy-v1" + struct.pack(">Q", number), 48)[:32]
+
+
+def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
+    extracted, block, output = hmac.new(bytes(32), secret, "sha256").digest(), b"", b""
+    while len(output) < length:
+        block = hmac.new(extracted, block + info + bytes([len(output) // 32 + 1]), "sha256").digest()
+        output += block
+    return output[:length]
+
+
+def labelled(*labels: str) -> bytes:
+    """What HKDF derives a key for: labels, each after its length."""
+    return b"wmark/v1" + b"".join(struct.pack(">I", len(each)) + each for each in (label.encode() for label in labels))
+
+
+def subkey(secret: bytes, scheme: str = "greenlist") -> Any:
+    """The eight 32-bit words that a scheme works with."""
+    return np.frombuffer(hkdf(secret, labelled("scheme", f"{scheme}/1"), 32), dtype="<u4").astype(np.uint32)
 
 
 def absorbed(windows: Any, words: Any) -> list[Any]:
@@ -1371,30 +1310,71 @@ def drawn(state: list[Any], tokens: Any) -> Any:
     return x + state[3]
 
 
-# The law of a weighted sum S = sum of k X over cells: mean, sd, e-value, Chernoff's bound, and the exact tail.
+# ----------------------------------------------------------------------------------------------------------------------
+# 8. Laws: of a cell's score, of counts, of weighted sums, of a cosine; ranks and e-values.
 
 
-def check_laws(evidence: dict[str, Any], weights: dict[str, Any]) -> str:
-    """Each statistic's numbers from its weights and its total as stated."""
-    chances, alternative, bounds = law_of(evidence), evidence["alternative"], 0
-    for one in evidence["weighted"]["statistics"]:
-        name, law = one["name"], Sum.of(weights[one["name"]], chances)
-        near(f"the mean of {name}", one["mean"], law.mean)
-        near(f"the sd of {name}", one["sd"], law.sd)
-        near(f"the e-value of {name} (log10)", one["log10_e"], law.log10_evalue(one["total"], alternative))
-        near(f"Chernoff's bound of {name}", one["log10_chernoff"], law.both(one["total"], alternative, exact=False))
-        if one["tail"] == "Chernoff bound":
-            near(f"log10 p of {name}", one["log10_p"], one["log10_chernoff"])
-            bounds += 1
-            continue
-        tail = law.both(one["total"], alternative, exact=True)
-        if tail is not None:
-            near(f"log10 p of {name}", one["log10_p"], tail)
-        bounds += tail is None
-    told = f", {bounds} of them by Chernoff's bound alone" if bounds else ""
-    return (
-        f"{len(evidence['weighted']['statistics'])} statistics: mean, sd, e-value and tail follow from the cells{told}"
-    )
+def law_of(evidence: dict[str, Any]) -> list[float]:
+    """The chances of a cell's score 0, 1, … under any key: of our own schemes from their parameters, else as stated."""
+    stated = evidence.get("levels") or [1 - evidence["gamma"], evidence["gamma"]]
+    law = law_of_scheme(evidence["mark"])
+    if law is None:
+        return list(stated)
+    if len(law) != len(stated):
+        raise Wrong(f"scores are stated to have {len(stated)} levels, those of the scheme have {len(law)}")
+    for level, (told, own) in enumerate(zip(stated, law)):
+        if not math.isclose(told, own, rel_tol=1e-9):
+            raise Wrong(f"the chance of level {level} is stated as {told}, recomputed it is {own}")
+    near("gamma", evidence["gamma"], sum(level * chance for level, chance in enumerate(law)) / (len(law) - 1))
+    return law
+
+
+def law_of_scheme(mark: dict[str, Any]) -> list[float] | None:
+    """The same from the scheme alone; None of schemes that are not known here."""
+    scheme = mark["scheme"]
+    if not known(mark):
+        return None
+    if "gamma" in scheme["parameters"]:
+        below = round(scheme["parameters"]["gamma"] * 2**32)
+        return [1 - below / 2**32, below / 2**32]
+    high, low = (np.bincount(table).tolist() for table in tables(scheme["name"], scheme["parameters"].get("depth")))
+    found: list[float] = (np.convolve(high, low) / 2.0**32).tolist()
+    return found
+
+
+def known(mark: dict[str, Any]) -> bool:
+    """Whether scores of this mark can be made here: our own schemes, in their first version."""
+    name, version = mark["scheme"]["name"], mark["scheme"]["version"]
+    return version == 1 and mark["prf"] == "arx32-v1" and name in ("greenlist", "antidistill", "gumbel", "tournament")
+
+
+def counted(evidence: dict[str, Any], total: int) -> float | None:
+    """log10 of the exact p-value of a total score of all cells; None where its lattice is too large."""
+    n, law, alternative = evidence["cells"], law_of(evidence), evidence["alternative"]
+    if len(law) == 2:
+        return binomial(total, n, law[1], alternative)
+    return Sum(np.ones(1, np.int64), np.array([n]), law).both(total, alternative, exact=True)
+
+
+def binomial(successes: int, n: int, p: float, alternative: str) -> float:
+    """log10 of the exact binomial p-value: all n + 1 chances by their ratios, divided by their sum."""
+    if not 0 <= successes <= n:
+        raise Wrong(f"{successes} green cells of {n} cannot be")
+    k = np.arange(1, n + 1, dtype=np.longdouble)
+    ratios = np.log((n - k + 1) / k) + np.log(np.longdouble(p)) - np.log1p(-np.longdouble(p))
+    logs = np.concatenate([np.zeros(1, np.longdouble), np.cumsum(ratios)])
+    logs -= logs.max()
+    whole = np.sum(np.exp(logs))
+    above = log_sum(logs[successes:]) - np.log(whole)
+    below = log_sum(logs[: successes + 1]) - np.log(whole)
+    if alternative == "two-sided":
+        return min(0.0, float(min(above, below) + np.log(np.longdouble(2))) / math.log(10))
+    return min(0.0, float(above if alternative == "greater" else below) / math.log(10))
+
+
+def log_sum(logs: Any) -> Any:
+    top = logs.max()
+    return top + np.log(np.sum(np.exp(logs - top)))
 
 
 class Sum:
@@ -1531,8 +1511,63 @@ class Sum:
         return found if found > 0 else None
 
 
+def cosine_tail(c: float, dimensions: int, alternative: str) -> float:
+    """log10 P(cos >= c) of a uniform direction: cos^2 is Beta(1/2, (D-1)/2), with a random sign."""
+    if alternative == "two-sided":
+        return min(0.0, cosine_tail(abs(c), dimensions, "greater") + math.log10(2))
+    c, a = max(-1.0, min(1.0, -c if alternative == "less" else c)), (dimensions - 1) / 2
+    square = max(c * c, 0.0)
+    log_beta = math.lgamma(a) + math.lgamma(0.5) - math.lgamma(a + 0.5)
+    if square < 0.5 and square * a < 4:  # less the middle, I(1/2, a) of c^2: a series of positive terms (DLMF 8.17.8)
+        middle = 0.0
+        if square:
+            grown = log_sum_of_ratios(lambda n: (a + 0.5 + n) / (1.5 + n) * square, 1e-17)
+            middle = math.exp(0.5 * math.log(square) + a * math.log1p(-square) - log_beta + math.log(2) + grown)
+        half = 0.5 * (1 - middle)
+        return math.log10(half if c >= 0 else 1 - half)
+    x = max(1 - square, 2.0**-52)
+    grown = log_sum_of_ratios(lambda n: (a + 0.5 + n) / (a + 1 + n) * x, 1e-17)
+    log_half = a * math.log(x) + 0.5 * math.log(square) - math.log(a) - log_beta + grown + math.log(0.5)
+    return (log_half if c > 0 else math.log1p(-math.exp(log_half))) / math.log(10)
+
+
+def log_sum_of_ratios(ratio: Any, least: float) -> float:
+    """log of 1 + r(0) + r(0) r(1) + …, positive terms that fall in the end; until they are below `least` of the sum."""
+    total, term, start, size = 1.0, 1.0, 0, 256
+    while term > least * total and start < 1 << 28:
+        terms = term * np.cumprod(ratio(np.arange(start, start + size, dtype=float)))
+        total, term, start, size = total + float(terms.sum()), float(terms[-1]), start + size, min(2 * size, 1 << 20)
+    return math.log(total)
+
+
+def cosine_evalue(c: float, dimensions: int, alternative: str) -> float:
+    """log10 of the mean of exp(k c) / M(k) over k = sqrt(D) 1, 2, 4 … 64; M(k) = 0F1(; D/2; k^2/4), its mean."""
+    signs = {"greater": [1.0], "less": [-1.0], "two-sided": [1.0, -1.0]}[alternative]
+    bets = []
+    for bet in (math.sqrt(dimensions) * 2.0**power for power in range(7)):
+        n = np.arange(int(2 * bet) + 200)
+        logs = np.concatenate([[0.0], np.cumsum(2 * math.log(bet / 2) - np.log(n + 1) - np.log(n + dimensions / 2))])
+        bets += [(sign * c * bet - float(log_sum(logs))) / math.log(10) for sign in signs]
+    return mean_of_evalues(bets)
+
+
+def rank(observed: float, null: Any, mean: float, alternative: str) -> float:
+    """(1 + b) / (1 + m): b of m decoys do at least as well (Phipson and Smyth 2010)."""
+    if alternative == "less":
+        observed, null = -observed, -null
+    if alternative == "two-sided":
+        observed, null = abs(observed - mean), np.abs(null - mean)
+    return float((1 + np.sum(null >= observed)) / (1 + len(null)))
+
+
+def mean_of_evalues(log10_e: list[float]) -> float:
+    """log10 of the mean of 10^x."""
+    top = max(log10_e)
+    return top + math.log10(sum(10 ** (x - top) for x in log10_e) / len(log10_e))
+
+
 # ----------------------------------------------------------------------------------------------------------------------
-# Small things.
+# 9. Small things: reading, JSON, base64, times, hashes.
 
 
 def near(name: str, stated: float, computed: float | None) -> None:
@@ -1589,6 +1624,11 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def digest_of(found: dict[str, Any]) -> str:
+    """What a file's `digest` should be: SHA-256 over the canonical form of all its other fields."""
+    return sha256(canonical({name: value for name, value in found.items() if name != "digest"}))
+
+
 def decoded(text: str, name: str) -> bytes:
     """Base64 in its one form."""
     try:
@@ -1617,6 +1657,44 @@ def sha256_of(path: Path) -> str:
         raise Wrong(f"{path.name} is missing")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# 10. The command line: a zip is unpacked, every step is printed.
+
+
+def main() -> int:
+    described, *_ = (__doc__ or "").split("\n\n")
+    parser = argparse.ArgumentParser(prog="verify.py", description=described)
+    parser.add_argument("case", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent)
+    parser.add_argument("--key", type=Path, help="the watermark file, which opens the commitment")
+    parser.add_argument("--signer", type=Path, action="append", default=[], help="a signer's public key or certificate")
+    parser.add_argument("--threshold", type=int, default=1, help="how many of the named signers must have signed")
+    parser.add_argument("--authority", type=Path, action="append", default=[], help="certificate of an authority")
+    given = parser.parse_args()
+    if not 1 <= given.threshold <= max(1, len(given.signer)):
+        parser.error(f"{given.threshold} signatures of {len(given.signer)} named signers cannot be")
+    sys.stdout = io.TextIOWrapper(sys.stdout.buffer, "utf-8", "backslashreplace", line_buffering=True)
+    left = 0
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            case = unpacked(given.case, Path(place)) if given.case.is_file() else given.case
+            found = steps(
+                case, key=given.key, signers=given.signer, threshold=given.threshold, authorities=given.authority
+            )
+            for number, (name, told) in enumerate(found, 1):
+                left += "NOT CHECKED" in told
+                print(f"{number:>2}. {name}: {told}")
+    except Wrong as error:
+        print(f"DOES NOT HOLD: {error}")
+        return 3
+    except OTHER_FORM as error:
+        print(
+            f"DOES NOT HOLD: a file of the bundle lacks something, or has it in another form ({type(error).__name__})"
+        )
+        return 3
+    print(f"All that was checked holds; {left} steps say what was not checked." if left else "Everything holds.")
+    return 0
 
 
 def unpacked(case: Path, folder: Path) -> Path:
@@ -1653,40 +1731,6 @@ def unpacked(case: Path, folder: Path) -> Path:
         if stream.read() != central + b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, count, count, len(central), at, 0):
             raise Wrong(f"{case.name} is not the zip that its files give; its frame was changed")
     return folder
-
-
-def main() -> int:
-    described, *_ = (__doc__ or "").split("\n\n")
-    parser = argparse.ArgumentParser(prog="verify.py", description=described)
-    parser.add_argument("case", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent)
-    parser.add_argument("--key", type=Path, help="the watermark file, which opens the commitment")
-    parser.add_argument("--signer", type=Path, action="append", default=[], help="a signer's public key or certificate")
-    parser.add_argument("--threshold", type=int, default=1, help="how many of the named signers must have signed")
-    parser.add_argument("--authority", type=Path, action="append", default=[], help="certificate of an authority")
-    given = parser.parse_args()
-    if not 1 <= given.threshold <= max(1, len(given.signer)):
-        parser.error(f"{given.threshold} signatures of {len(given.signer)} named signers cannot be")
-    sys.stdout = io.TextIOWrapper(sys.stdout.buffer, "utf-8", "backslashreplace", line_buffering=True)
-    left = 0
-    try:
-        with tempfile.TemporaryDirectory() as place:
-            case = unpacked(given.case, Path(place)) if given.case.is_file() else given.case
-            found = steps(
-                case, key=given.key, signers=given.signer, threshold=given.threshold, authorities=given.authority
-            )
-            for number, (name, told) in enumerate(found, 1):
-                left += "NOT CHECKED" in told
-                print(f"{number:>2}. {name}: {told}")
-    except Wrong as error:
-        print(f"DOES NOT HOLD: {error}")
-        return 3
-    except OTHER_FORM as error:
-        print(
-            f"DOES NOT HOLD: a file of the bundle lacks something, or has it in another form ({type(error).__name__})"
-        )
-        return 3
-    print(f"All that was checked holds; {left} steps say what was not checked." if left else "Everything holds.")
-    return 0
 
 
 if __name__ == "__main__":
