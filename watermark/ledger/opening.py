@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -129,13 +130,10 @@ def described(where: str | Path) -> dict[str, Any]:
         path = Path(where)
         return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
     digest, size = hashlib.sha256(), 0
-    source = open_source(where)
-    try:
+    with closing(open_source(where)) as source:
         for line in lines(source):
             digest.update(line)
             size += len(line)
-    finally:
-        source.close()
     name = f"postgresql:{urlsplit(str(where)).path.strip('/')}" if is_url(where) else Path(where).name
     return {"name": name, "bytes": size, "sha256": digest.hexdigest()}
 

@@ -5,7 +5,6 @@ Columns are those of a record; `receipt` is canonical JSON, `token_ids` a list o
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from watermark.errors import ExtraMissing, LedgerInvalid
 from watermark.files import canonical_json
 from watermark.ledger.record import FORMAT, Record, Selection, checked_header
-from watermark.ledger.rows import receipt_of
+from watermark.ledger.rows import header_in, receipt_of
 from watermark.ledger.source import all_records
 
 if TYPE_CHECKING:
@@ -42,11 +41,7 @@ class ParquetSource:
         line = (self._file.schema_arrow.metadata or {}).get(_METADATA)
         if line is None:
             raise LedgerInvalid(f"{self.path} is Parquet, but no ledger", hint="pass what `wmark ledger export` wrote")
-        try:
-            header: dict[str, Any] = json.loads(line)
-        except ValueError:
-            raise LedgerInvalid(f"{self.path}: its header cannot be read; it was changed") from None
-        return header
+        return header_in([(line,)], self.where)
 
     def records(self, chosen: Selection) -> Iterator[Record]:
         for rows in self._rows():

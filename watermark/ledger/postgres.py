@@ -8,14 +8,13 @@ a command line is seen by everyone on the machine.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from watermark.errors import ExtraMissing, LedgerInvalid
 from watermark.files import canonical_json
 from watermark.ledger.record import Record, Selection
-from watermark.ledger.rows import LISTED, condition, record_of, row_of
+from watermark.ledger.rows import LISTED, condition, header_in, record_of, row_of
 from watermark.ledger.source import shown
 
 _LOCK = 0x776D6B6C  # advisory locks, "wmkl": this one to make the tables, with a table's number to write to it
@@ -68,14 +67,7 @@ class PostgresStore:
     def header(self) -> dict[str, Any] | None:
         with self._told():
             found = self._db.execute("SELECT line FROM wmark_header").fetchall() if self._made() else None
-        if found is None:
-            return None
-        try:
-            ((line,),) = found
-            header: dict[str, Any] = json.loads(line)
-        except (ValueError, TypeError):
-            raise LedgerInvalid(f"{self.where}: its header cannot be read; it was changed") from None
-        return header
+        return None if found is None else header_in(found, self.where)
 
     def tail(self) -> tuple[int, str]:
         with self._told():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -40,25 +41,19 @@ def read_ledger(where: str | Path, chosen: Selection | None = None) -> Iterator[
     the store has to be read through. Raises LedgerInvalid naming the first record that is wrong. A last line of JSON
     Lines without its end is a write that never finished; it is left out.
     """
-    source = open_source(where)
-    try:
+    with closing(open_source(where)) as source:
         header = checked_header(required(source), source.where)
         if chosen is None or chosen == Selection():
             yield from all_records(source, header)
             return
         for record in source.records(chosen):
             yield record if source.checks else unchanged(record, source.where)
-    finally:
-        source.close()
 
 
 def overview(where: str | Path, chosen: Selection | None = None) -> Overview:
     """What a ledger holds, or what is chosen of it; reads it through. Raises as `read_ledger`."""
-    source = open_source(where)
-    try:
+    with closing(open_source(where)) as source:
         header = checked_header(required(source), source.where)
-    finally:
-        source.close()
     kids: Counter[str] = Counter()
     count, tokens, first, last, head = 0, 0, "", "", str(header["hash"])
     for record in read_ledger(where, chosen):
@@ -75,14 +70,11 @@ def noted_head(where: str | Path, head: str) -> int:
 
     Raises LedgerInvalid if no record has this hash, or the chain is broken.
     """
-    source = open_source(where)
-    try:
+    with closing(open_source(where)) as source:
         header = checked_header(required(source), source.where)
         found = 0 if header["hash"] == head else None
         for record in all_records(source, header):
             found = record.seq + 1 if record.hash == head else found
-    finally:
-        source.close()
     if found is None:
         raise LedgerInvalid(
             f"{source.where} holds no record with the hash {head[:16]}…: it was cut, or it is another ledger"
@@ -96,21 +88,17 @@ def copy_ledger(source: str | Path, target: str | Path, progress: Callable[[int]
     target: new, or a ledger that is the beginning of the source, which then goes on; a copy that was stopped goes on
     too. Parquet is written anew. Raises LedgerInvalid if it is anything else or the source's chain is broken.
     """
-    given = open_source(source)
-    try:
+    with closing(open_source(source)) as given:
         if kept(target) == "Parquet":
             from watermark.ledger.parquet import write_parquet
 
             return write_parquet(given, Path(target), progress)
         return _copied(given, target, progress)
-    finally:
-        given.close()
 
 
 def _copied(given: Source, target: str | Path, progress: Callable[[int], None] | None) -> int:
     header = checked_header(required(given), given.where)
-    store = open_store(target)
-    try:
+    with closing(open_store(target)) as store:
         there, said = store.start(header), 0
         length, head = store.tail()
         records, last = all_records(given, header), str(header["hash"])
@@ -128,8 +116,6 @@ def _copied(given: Source, target: str | Path, progress: Callable[[int], None] |
             if progress is not None:
                 progress(length + added)
         return added
-    finally:
-        store.close()
 
 
 def _following(batch: list[Record], where: str, length: int, head: str) -> list[Record]:

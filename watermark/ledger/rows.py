@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from watermark.errors import LedgerInvalid
@@ -57,6 +58,18 @@ def record_of(row: tuple[Any, ...], where: str) -> Record:
         )
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise LedgerInvalid(f"{where}, record {seq}: its columns are not those of a record; it was changed") from None
+
+
+def header_in(found: Sequence[tuple[Any, ...]], where: str) -> dict[str, Any]:
+    """The header as it was stored, one line in one row. Raises LedgerInvalid if it is not as it was written."""
+    try:
+        ((line,),) = found
+        header: dict[str, Any] = json.loads(line)
+        if canonical_json(header) == bytes(line):
+            return header
+    except (ValueError, TypeError):
+        pass
+    raise LedgerInvalid(f"{where}: its header cannot be read; it was changed")
 
 
 def condition(chosen: Selection, mark: str) -> tuple[str, list[Any]]:

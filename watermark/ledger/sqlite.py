@@ -7,7 +7,6 @@ the database's write lock and read the tail under it, so the chain cannot fork.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
 import time
@@ -19,7 +18,7 @@ from urllib.parse import quote
 from watermark.errors import LedgerInvalid
 from watermark.files import canonical_json
 from watermark.ledger.record import Record, Selection
-from watermark.ledger.rows import COLUMNS, LISTED, condition, record_of, row_of
+from watermark.ledger.rows import COLUMNS, LISTED, condition, header_in, record_of, row_of
 from watermark.ledger.source import OPEN_HERE, SQLITE_MARK
 
 _WAIT = 60.0  # seconds that a writer queues for the others
@@ -73,7 +72,7 @@ class SQLiteStore:
     def header(self) -> dict[str, Any] | None:
         if not self._known:
             return None
-        return _parsed(self._all("SELECT line FROM header"), self.where)
+        return header_in(self._all("SELECT line FROM header"), self.where)
 
     def tail(self) -> tuple[int, str]:
         with self._told():
@@ -176,14 +175,3 @@ def _readable(path: Path) -> sqlite3.Connection:
     written = path.with_name(path.name + "-wal").exists()
     frozen = "" if written or os.access(path.parent, os.W_OK) else "&immutable=1"
     return sqlite3.connect(name + frozen, uri=True, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-
-
-def _parsed(found: list[Any], where: str) -> dict[str, Any]:
-    try:
-        ((line,),) = found
-        header: dict[str, Any] = json.loads(line)
-        if canonical_json(header) == bytes(line):
-            return header
-    except (ValueError, TypeError):
-        pass
-    raise LedgerInvalid(f"{where}: its header cannot be read; it was changed")
