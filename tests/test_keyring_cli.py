@@ -338,3 +338,12 @@ def test_without_an_authority_the_commands_that_are_printed_work(case, tmp_path)
 
 def openssl(*arguments: object, cwd: Path) -> int:
     return subprocess.run(["openssl", *map(str, arguments)], cwd=cwd, capture_output=True).returncode
+
+
+def test_what_is_not_sealed_with_age_is_no_key_set(tmp_path):
+    path = tmp_path / "ours.jwks.age"
+    path.write_bytes(b"\x00\x01 nothing")
+    path.chmod(0o600)
+    done = CliRunner().invoke(app, ["key", "show", str(path)])
+    assert done.exit_code == 1
+    assert "is no key set: it is not sealed with age" in str(done.exception)

@@ -424,6 +424,14 @@ def test_options_that_make_no_sense_are_refused(mark, tmp_path, mixed):
 # The parts.
 
 
+def test_a_shard_of_nothing_and_a_folder_that_is_a_file_are_refused(mark, tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(OutputsInvalid, match="holds no outputs: it is empty"):
+        score(tmp_path / "empty.jsonl", mark, scale=Scale(tmp_path / "work"))
+    with pytest.raises(WorkInvalid, match="is a file, needed is a folder to work in"):
+        score(tmp_path / "empty.jsonl", mark, scale=Scale(tmp_path / "empty.jsonl"))
+
+
 def test_names_in_order_are_those_of_a_stable_sort():
     rng = np.random.default_rng(1)
     for count, spread in ((1, 1), (1000, 50), (5000, 2**64 - 1), (4096, 1 << 20)):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from watermark.detect import detect
-from watermark.errors import ExtraMissing, OutputsInvalid
+from watermark.errors import ExtraMissing, OutputsInvalid, WorkInvalid
 from watermark.keys import decoy_keys
 from watermark.mark import Binding, Watermark
 from watermark.scale import Scale
@@ -72,6 +72,13 @@ def test_without_ray_its_extra_is_named(source, tmp_path, monkeypatch):
     with pytest.raises(ExtraMissing, match="--engine ray needs ray") as found:
         detect(source, MARK, scale=Scale(tmp_path, engine="ray"))
     assert found.value.hint == "pip install 'wmark[ray]'"
+
+
+def test_where_nobody_listens_there_is_no_cluster(source, tmp_path):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    with pytest.raises(WorkInvalid, match=r"no Ray cluster at 127\.0\.0\.1:1: ") as found:
+        detect(source, MARK, scale=Scale(tmp_path, engine="ray", address="127.0.0.1:1"))
+    assert "ray start --head" in found.value.hint
 
 
 def _below(pid: int) -> list[int]:

@@ -36,7 +36,9 @@ def read_mark_file(path: Path, *, formats: tuple[str, ...], kind: str) -> dict[s
     try:
         described = json.loads(raw)
     except ValueError:
-        held = "`wmark key mark` writes the mark of one of its epochs" if raw.startswith(b"age-encryption") else None
+        held = f"pass the file that `{_maker(formats)}` wrote"
+        if raw.startswith(b"age-encryption"):
+            held = "`wmark key mark` writes the mark of one of its epochs"
         raise MarkInvalid(f"{path} is not a {kind} (it is not JSON)", hint=held) from None
     found = described.get("format") if isinstance(described, dict) else None
     if found not in formats:

@@ -60,8 +60,12 @@ def change(path: str | Path, secret: Secret, step: Callable[[KeySet], KeySet]) -
 
 
 def sealed_by_passphrase(path: str | Path) -> bool:
-    """What opens a set: a passphrase, or else an identity. Raises KeyUnusable for a file that cannot be read."""
-    return b"\n-> scrypt " in read_private(Path(path), "a key set")[:1024]
+    """What opens a set: a passphrase, or else an identity. Raises KeyUnusable for a file that cannot be read or is
+    not sealed with age."""
+    head = read_private(Path(path), "a key set")[:1024]
+    if not head.startswith(b"age-encryption.org/"):
+        raise KeyUnusable(f"{path} is no key set: it is not sealed with age", hint="`wmark key new` makes one")
+    return b"\n-> scrypt " in head
 
 
 def is_key_set(path: str | Path) -> bool:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -138,8 +139,9 @@ class Ray:
         self.job = job
         if not ray.is_initialized():
             try:
+                _reach(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise WorkInvalid(
                     f"no Ray cluster at {address}: {error}",
                     hint="`ray start --head` begins one; one that asks for a token needs RAY_AUTH_MODE=token here",
@@ -162,6 +164,13 @@ class Ray:
     def close(self) -> None:
         if self.started:
             self.ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Raises OSError where nobody listens at HOST:PORT: Ray itself would try for minutes. Other forms are Ray's own."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def score(
     one = mark.watermark(mark.epochs[0]) if isinstance(mark, KeySet) else mark  # as `detect` reads under a set
     run = _begun(outputs, one, tokenizer, ledger, scale, say)
     with run.at_work():
-        blocks = [index for index in range(len(run.bench.corpus.blocks)) if index % of == place - 1]
+        count = len(run.bench.corpus.blocks)
+        Addressed(path=run.bench.job.told).require(count, 0)  # type: ignore[arg-type]
+        blocks = [index for index in range(count) if index % of == place - 1]
         run.read(blocks, say, shard=f"{place}/{of}")
     return len(blocks)
 
@@ -230,6 +232,8 @@ def _begun(
     if tokenizer is not None:
         mark.check_tokenizer(tokenizer)
     work = store_at(scale.work)
+    if isinstance(work, Folder) and work.root.is_file():
+        raise WorkInvalid(f"{scale.work} is a file, needed is a folder to work in", hint="choose another --work")
     skip_bad, fields = getattr(outputs, "skip_bad", False), dict(getattr(outputs, "fields", {}))
     corpus = kept_corpus(work)
     reading = _reading(mark, tokenizer, ledger, skip_bad, fields)
