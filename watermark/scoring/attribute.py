@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from watermark.accounts import check_names
 from watermark.errors import MarkInvalid, ReportInvalid
 from watermark.scores.direction import cosine
 from watermark.scoring.case import Case
-from watermark.sealed import Refusal, Sealed, read_sealed
+from watermark.sealed import Kept, Refusal
 from watermark.stats.combine import holm
 from watermark.stats.sphere import log10_pvalue
 
@@ -51,10 +50,12 @@ class AccountFound:
 
 
 @dataclass(frozen=True)
-class ScoreAttribution(Sealed):
+class ScoreAttribution(Kept):
     """accounts: the named ones and the next twenty, best first. tested: how many were tested in all."""
 
     format: ClassVar[str] = SCORE_ATTRIBUTION
+    refusal: ClassVar[Refusal] = _REFUSAL
+    noun: ClassVar[str] = "attribution"
 
     alpha: float
     tested: int
@@ -67,13 +68,8 @@ class ScoreAttribution(Sealed):
     created: str
 
     @classmethod
-    def load(cls, path: str | Path) -> ScoreAttribution:
-        """Raises ReportInvalid."""
-        return read_sealed(path, SCORE_ATTRIBUTION, _built, _REFUSAL)
-
-
-def _built(body: dict[str, Any]) -> ScoreAttribution:
-    return ScoreAttribution(**body | {"accounts": [AccountFound(**account) for account in body["accounts"]]})
+    def built(cls, body: dict[str, Any]) -> ScoreAttribution:
+        return cls(**body | {"accounts": [AccountFound(**account) for account in body["accounts"]]})
 
 
 def attribute_scores(
