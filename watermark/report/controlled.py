@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from watermark.report import weighted
 from watermark.report.numbers import percent, pvalue, signed, span
-from watermark.report.planned import dose_points, interval_of
+from watermark.report.planned import ambient_of, dose_points, interval_of
 from watermark.report.score_words import share_of
 from watermark.report.terms import places_of
 
@@ -90,8 +90,7 @@ def _dose(dose: dict[str, Any] | None) -> Row:
 
 
 def _ambient(dose: dict[str, Any] | None) -> Row:
-    ambient = (dose or {}).get("ambient")
-    found = interval_of(ambient) if isinstance(ambient, dict) else None
+    found = ambient_of(dose)
     if found is None:
         return (
             "Ambient dose",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from watermark.report import weighted
 from watermark.report.measured import trials
 from watermark.report.numbers import percent, span
-from watermark.report.planned import interval_of, is_number
+from watermark.report.planned import ambient_of, interval_of, is_number
 from watermark.report.reasons import (
     AGAINST,
     NOT,
@@ -80,10 +80,7 @@ def _ambient(evidence: Evidence) -> Explanation:
 
 def _beside(dose: dict[str, Any] | None) -> tuple[str, bool] | None:
     """(ambient dose in words, whether the suspect's interval lies wholly above it), if both were estimated."""
-    ambient = (dose or {}).get("ambient")
-    if dose is None or not isinstance(ambient, dict):
-        return None
-    own, beside = interval_of(dose), interval_of(ambient)
+    own, beside = interval_of(dose), ambient_of(dose)
     if own is None or beside is None:
         return None
     low, share, high = beside

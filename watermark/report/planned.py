@@ -117,13 +117,20 @@ def dose_points(dose: dict[str, Any]) -> list[tuple[float, float, float]]:
     return points
 
 
-def interval_of(dose: dict[str, Any]) -> tuple[float, float, float] | None:
-    """(low, share, high), or None where one is missing."""
+def interval_of(dose: Any) -> tuple[float, float, float] | None:
+    """(low, share, high), or None where one is missing, or there is no dose."""
+    if not isinstance(dose, dict):
+        return None
     found = [dose.get(name) for name in ("low", "share", "high")]
     if not all(is_number(value) for value in found):
         return None
     low, share, high = (float(value) for value in found if value is not None)
     return low, share, high
+
+
+def ambient_of(dose: dict[str, Any] | None) -> tuple[float, float, float] | None:
+    """(low, share, high) of models exposed as the public is, or None where it was not estimated."""
+    return None if dose is None else interval_of(dose.get("ambient"))
 
 
 def is_number(value: Any) -> bool:
@@ -169,7 +176,7 @@ def _ambient(ambient: Any, own: tuple[float, float, float] | None) -> str:
     begun = "Ambient exposure, the same figure for models that met marked text only as anybody might: "
     if is_number(ambient):
         return f"{begun}{percent(float(ambient))}."
-    if isinstance(ambient, dict) and (found := interval_of(ambient)) is not None:
+    if (found := interval_of(ambient)) is not None:
         low, share, high = found
         beside = ""
         if own is not None:
