@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console, marks
-from .options import named
+from .options import Fields, Quiet, SkipBad, Tokenizer, named
 
 if TYPE_CHECKING:
     from watermark.access import Request
@@ -35,18 +35,16 @@ def attribute(
     ] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Read the log-probabilities in the outputs.")] = False,
     epoch: Annotated[list[str] | None, typer.Option(help="A period of account keys; may be repeated.")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
-    ] = None,
+    tokenizer: Tokenizer = None,
     profile: Annotated[Path | None, typer.Option(help="Refuse unless this published profile is the mark's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the attribution here, as JSON.")] = None,
     decoys: Annotated[int, typer.Option(min=0, help="Panels of decoy keys, one key for each account.")] = 99,
     alpha: Annotated[float, typer.Option(help="The chance that any innocent account is named.")] = 0.01,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count bad records and leave them out.")] = False,
-    field: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. text=response; may be repeated.")] = None,
+    skip_bad: SkipBad = False,
+    field: Fields = None,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 10 if exposure was found.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the attribution as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Test which accounts' answers a suspect's outputs depend on.
 

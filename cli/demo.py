@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import console
+from .options import Quiet
 
 SHARES = (5, 20, 100)
 
@@ -20,7 +21,7 @@ def demo(
     model: Annotated[str, typer.Option(help="The teacher: 'demo', a model folder or a .gguf file.")] = "demo",
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and training.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Play the whole story: serve marked answers, train a thief on them and an honest student not, test both.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console, marks
-from .options import named
+from .options import Authority, DepartingRun, Fields, HeldTo, Quiet, Served, SkipBad, Tokenizer, named
 from .score import Engine, advise, scaled, source_of
 
 if TYPE_CHECKING:
@@ -44,12 +44,8 @@ def detect(
     ] = False,
     samples: Annotated[bool, typer.Option("--samples", help="Many answers to each prompt: count them.")] = False,
     clean: Annotated[Path | None, typer.Option(help="Unmarked text that says which windows are frequent.")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
-    ] = None,
-    ledger: Annotated[
-        str | None, typer.Option(help="Score only windows that were served: a ledger, or `wmark ledger filter`.")
-    ] = None,
+    tokenizer: Tokenizer = None,
+    ledger: Served = None,
     profile: Annotated[Path | None, typer.Option(help="Refuse unless this published profile is the mark's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the evidence here, as JSON.")] = None,
     cells: Annotated[
@@ -64,19 +60,15 @@ def detect(
     stopped: Annotated[
         bool, typer.Option("--stopped", help="The answers were collected until the e-process was content: it decides.")
     ] = False,
-    plan: Annotated[Path | None, typer.Option(help="The plan made before the first question; held to it.")] = None,
-    exploratory: Annotated[
-        bool, typer.Option("--exploratory", help="Depart from the plan; the evidence says so.")
-    ] = False,
-    authority: Annotated[
-        list[Path] | None, typer.Option(help="Certificate of the authority that stamped the plan; may be repeated.")
-    ] = None,
+    plan: HeldTo = None,
+    exploratory: DepartingRun = False,
+    authority: Authority = None,
     calibration: Annotated[Path | None, typer.Option(help="Control students, for a dose: `wmark calibrate`.")] = None,
     ambient: Annotated[
         Path | None, typer.Option(help="Evidence of a model exposed as the public is; its dose stands beside.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count bad records and leave them out.")] = False,
-    field: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. text=response; may be repeated.")] = None,
+    skip_bad: SkipBad = False,
+    field: Fields = None,
     work: Annotated[
         str | None,
         typer.Option(help="Read text in blocks into this folder: in bounded memory, resumable, after `wmark score`."),
@@ -88,7 +80,7 @@ def detect(
         bool, typer.Option("--exit-code", help="Exit 10 if evidence was found, 20 if inconclusive.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Test whether a suspect depends on our key: from its text, its log-probabilities, or the model itself.
 

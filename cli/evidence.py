@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from . import console
+from .options import Tokenizer
 
 app = typer.Typer(
     name="evidence",
@@ -186,9 +187,7 @@ def verify(
     mark: Annotated[
         Path | None, typer.Option(help="The watermark file: the key is opened, and counts made again.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
-    ] = None,
+    tokenizer: Tokenizer = None,
     signer: Annotated[
         list[Path] | None, typer.Option(help="Public key (PEM, OpenSSH) or certificate of a signer; may be repeated.")
     ] = None,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from . import console, marks
+from .options import Quiet
 
 
 def generate(
@@ -32,7 +33,7 @@ def generate(
     batch: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampler.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Answer prompts under a watermark, record them in a ledger, and go on where a stopped run was.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console, marks
+from .options import JsonOut, Quiet
 
 if TYPE_CHECKING:
     from watermark.ledger import Selection
@@ -18,23 +19,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_WHERE = "The ledger: a file, or postgresql://…"
-_JSON = "Print the result as JSON."
-Where = Annotated[str, typer.Argument(help=_WHERE)]
-AsJson = Annotated[bool, typer.Option("--json", help=_JSON)]
+Where = Annotated[str, typer.Argument(help="The ledger: a file, or postgresql://…")]
 Kid = Annotated[list[str] | None, typer.Option(help="Only answers under this key; may be repeated.")]
 Account = Annotated[list[str] | None, typer.Option(help="Only this account's answers; may be repeated; needs --mark.")]
 Epoch = Annotated[str, typer.Option(help="With --account: the period of the account's key.")]
 Since = Annotated[str | None, typer.Option(help="Only answers from this time on: 2026-01-31 or 2026-01-31T09:30, UTC.")]
 Until = Annotated[str | None, typer.Option(help="Only answers before this time.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 @app.command()
 def verify(
     ledger: Where,
     head: Annotated[str | None, typer.Option(help="A head hash noted earlier: it must still be there.")] = None,
-    json: AsJson = False,
+    json: JsonOut = False,
 ) -> None:
     """Check every record and the chain; exit 3 if a record was changed, moved, added or taken out.
 
@@ -65,7 +62,7 @@ def show(
     kid: Kid = None,
     since: Since = None,
     until: Until = None,
-    json: AsJson = False,
+    json: JsonOut = False,
 ) -> None:
     """Say what a ledger or a filter holds: records, tokens, keys, times. Prompts and answers are not shown.
 
@@ -97,7 +94,7 @@ def export(
     ledger: Where,
     output: Annotated[str, typer.Option(help="A new file: .jsonl, .parquet, else SQLite; or an empty database.")],
     quiet: Quiet = False,
-    json: AsJson = False,
+    json: JsonOut = False,
 ) -> None:
     """Copy a ledger, record by record with the same hashes; a copy that was stopped goes on.
 
@@ -111,7 +108,7 @@ def import_(
     source: Where,
     ledger: Annotated[str, typer.Option(help="Where the records go: new, or the beginning of the same ledger.")],
     quiet: Quiet = False,
-    json: AsJson = False,
+    json: JsonOut = False,
 ) -> None:
     """Take a ledger over into another store, where it goes on; the hashes stay the same.
 
@@ -132,7 +129,7 @@ def filter_(
     until: Until = None,
     bits: Annotated[int, typer.Option(min=8, max=64, help="To a window; up to 32 take 4 bytes, more take 8.")] = 64,
     quiet: Quiet = False,
-    json: AsJson = False,
+    json: JsonOut = False,
 ) -> None:
     """Write the served windows as a sorted file that `wmark detect --ledger FILTER` maps into memory.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console, marks
+from .options import Authority, Concurrency, DepartingQuestions, MaxRequests, Quiet, Rate, Retries, StopAt
 
 if TYPE_CHECKING:
     from watermark.mark import Watermark
@@ -26,11 +27,11 @@ def probe(
     api: Annotated[str, typer.Option(help="chat, or completions.")] = "chat",
     logprobs: Annotated[int, typer.Option(min=0, max=20, help="So many top log-probabilities a token.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 4,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Requests a minute.")] = None,
-    retries: Annotated[int, typer.Option(min=0, help="Further attempts at each request.")] = 5,
+    concurrency: Concurrency = 4,
+    rate: Rate = None,
+    retries: Retries = 5,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 120.0,
-    max_requests: Annotated[int | None, typer.Option(min=1, help="Budget of the run, earlier calls counted.")] = None,
+    max_requests: MaxRequests = None,
     max_tokens_total: Annotated[int | None, typer.Option(min=1, help="Budget in tokens, prompts counted.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 1.0,
@@ -39,9 +40,7 @@ def probe(
     consistency: Annotated[int, typer.Option(min=0, help="Ask so many prompts twice at temperature 0, last.")] = 0,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept answers under another model's name.")] = False,
     api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
-    stop_at: Annotated[
-        float | None, typer.Option(help="Watch the answers, and stop once the e-process passes 1 over this level.")
-    ] = None,
+    stop_at: StopAt = None,
     mark: Annotated[
         Path | None, typer.Option(help="The watermark file to watch for, with --stop-at; or a key set, with --plan.")
     ] = None,
@@ -49,14 +48,10 @@ def probe(
     plan: Annotated[
         Path | None, typer.Option(help="The plan these questions are asked under; the query log's first line names it.")
     ] = None,
-    exploratory: Annotated[
-        bool, typer.Option("--exploratory", help="Depart from the plan; the query log says so.")
-    ] = False,
-    authority: Annotated[
-        list[Path] | None, typer.Option(help="Certificate of the authority that stamped the plan; may be repeated.")
-    ] = None,
+    exploratory: DepartingQuestions = False,
+    authority: Authority = None,
     json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Ask a suspect our prompts, keep its answers and a log of every request; a stopped run goes on.
 

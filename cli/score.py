@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console, marks
-from .options import named
+from .options import Fields, Quiet, Served, SkipBad, Tokenizer, named
 
 if TYPE_CHECKING:
     from watermark.outputs import Outputs
@@ -37,15 +37,11 @@ def score(
     workers: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 1,
     engine: Annotated[Engine, typer.Option(help="ray: the blocks go to a Ray cluster.")] = Engine.local,
     address: Annotated[str | None, typer.Option(help="The Ray cluster's address; else one is begun here.")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
-    ] = None,
-    ledger: Annotated[
-        str | None, typer.Option(help="Score only windows that were served: a ledger, or `wmark ledger filter`.")
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count bad records and leave them out.")] = False,
-    field: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. text=response; may be repeated.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    tokenizer: Tokenizer = None,
+    ledger: Served = None,
+    skip_bad: SkipBad = False,
+    field: Fields = None,
+    quiet: Quiet = False,
 ) -> None:
     """Read one shard of a suspect's outputs into a work folder; when all are there, `wmark detect --work` reduces them.
 

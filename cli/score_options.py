@@ -26,8 +26,6 @@ class Kind(enum.StrEnum):
 
 Classes = Annotated[str | None, typer.Option(help="The classes' names in the mark's order, separated by commas.")]
 Columns = Annotated[str | None, typer.Option(help="Use these columns of the inputs, separated by commas.")]
-JsonOut = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def listed(text: str | None) -> tuple[str, ...]:

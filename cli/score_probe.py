@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
-from .options import named
-from .score_options import Classes, Columns, JsonOut, Quiet, listed
+from .options import (
+    Authority,
+    Concurrency,
+    DepartingQuestions,
+    JsonOut,
+    MaxRequests,
+    Quiet,
+    Rate,
+    Retries,
+    StopAt,
+    named,
+)
+from .score_options import Classes, Columns, listed
 
 if TYPE_CHECKING:
     from watermark.scores.table import Table
@@ -33,15 +44,13 @@ def probe(
         list[str] | None, typer.Option(help="HEADER=VARIABLE: a header whose value is in the environment; repeatable.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Inputs in one request.")] = 64,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 4,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Requests a minute.")] = None,
-    retries: Annotated[int, typer.Option(min=0, help="Further attempts at each request.")] = 5,
+    concurrency: Concurrency = 4,
+    rate: Rate = None,
+    retries: Retries = 5,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a reply.")] = 60.0,
-    max_requests: Annotated[int | None, typer.Option(min=1, help="Budget of the run, earlier calls counted.")] = None,
+    max_requests: MaxRequests = None,
     twice: Annotated[int, typer.Option(min=0, help="So many inputs are asked twice at the start.")] = 5,
-    stop_at: Annotated[
-        float | None, typer.Option(help="Watch the answers, and stop once the e-process passes 1 over this level.")
-    ] = None,
+    stop_at: StopAt = None,
     mark: Annotated[Path | None, typer.Option(help="The watermark file to watch for, with --stop-at.")] = None,
     clean: Annotated[Path | None, typer.Option(help="The owner's clean answers, with --stop-at.")] = None,
     surrogates: Annotated[
@@ -50,12 +59,8 @@ def probe(
     plan: Annotated[
         Path | None, typer.Option(help="The plan these inputs are asked under; the query log's first line names it.")
     ] = None,
-    exploratory: Annotated[
-        bool, typer.Option("--exploratory", help="Depart from the plan; the query log says so.")
-    ] = False,
-    authority: Annotated[
-        list[Path] | None, typer.Option(help="Certificate of the authority that stamped the plan; may be repeated.")
-    ] = None,
+    exploratory: DepartingQuestions = False,
+    authority: Authority = None,
     json: JsonOut = False,
     quiet: Quiet = False,
 ) -> None:

@@ -9,8 +9,8 @@ import typer
 
 from . import console
 from .detect import Alternative
-from .options import named
-from .score_options import Classes, JsonOut, Quiet, listed, stages
+from .options import DepartingRun, HeldTo, JsonOut, Quiet, named
+from .score_options import Classes, listed, stages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,10 +87,8 @@ def detect(
         bool,
         typer.Option("--stopped", help="The answers were collected until the e-process was content: it alone decides."),
     ] = False,
-    plan: Annotated[Path | None, typer.Option(help="The plan made before the first question; held to it.")] = None,
-    exploratory: Annotated[
-        bool, typer.Option("--exploratory", help="Depart from the plan; the evidence says so.")
-    ] = False,
+    plan: HeldTo = None,
+    exploratory: DepartingRun = False,
     case: Annotated[
         Path | None, typer.Option(help="Write what was read here, so that `wmark verify` can recompute it.")
     ] = None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console, score_probe, score_tests
-from .score_options import Classes, Columns, JsonOut, Kind, OutputKind, Quiet, listed, numbers, stages
+from .options import JsonOut, Quiet
+from .score_options import Classes, Columns, Kind, OutputKind, listed, numbers, stages
 
 if TYPE_CHECKING:
     from watermark.scoring.calibrate import ScoreCalibration

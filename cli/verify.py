@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import console, marks
+from .options import Tokenizer
 
 
 def verify(
@@ -24,9 +25,7 @@ def verify(
     case: Annotated[
         Path | None, typer.Option(help="Of scores: what was read (scores detect --case); needs no key.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="The teacher's tokenizer; by default where the mark was made.")
-    ] = None,
+    tokenizer: Tokenizer = None,
     ledger: Annotated[str | None, typer.Option(help="The ledger or filter that filtered, if one did.")] = None,
     plan: Annotated[Path | None, typer.Option(help="The plan that the evidence says it was made under.")] = None,
     commitments: Annotated[
