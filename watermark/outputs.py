@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 FIELDS = ("id", "prompt", "text", "token_ids", "prompt_token_ids", "logprobs", "meta")
 _MAX_LINE = 64 * 2**20
-_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 UINT32 = "I" if array("I").itemsize == 4 else "L"
-_ZSTD, _GZIP, _PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
+ZSTD, GZIP, PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
 
 
 class Ids(Sequence[int]):
@@ -155,7 +155,7 @@ class Outputs:
 
     def _file(self, path: Path) -> Iterator[Raw]:
         start = _start(path)
-        return self._numbered("row", _parquet_rows(path)) if start == _PARQUET else self._lines(path, start)
+        return self._numbered("row", _parquet_rows(path)) if start == PARQUET else self._lines(path, start)
 
     def _numbered(self, unit: str, rows: Iterable[dict[str, Any]]) -> Iterator[Raw]:
         for number, row in enumerate(rows, 1):
@@ -217,10 +217,11 @@ def json_lines_of(folder: Path) -> list[Path]:
     """The JSON Lines files of a folder that holds neither Arrow nor Parquet files, by name; query logs are none."""
     if any(next(folder.rglob(f"*.{kind}"), None) for kind in ("arrow", "parquet")):
         return []
-    return sorted(path for ending in _LINES for path in folder.rglob(f"*{ending}") if not _is_log(path.name))
+    return sorted(path for ending in LINES for path in folder.rglob(f"*{ending}") if not is_log(path.name))
 
 
-def _is_log(name: str) -> bool:
+def is_log(name: str) -> bool:
+    """Whether a file of this name is a query log, and so holds no outputs."""
     return name.endswith(".log.jsonl")
 
 
@@ -289,16 +290,16 @@ def _next_line(stream: IO[bytes], path: Path | str, number: int) -> bytes:
 
 
 def _decompressed(path: Path, start: bytes) -> IO[bytes]:
-    if start[:2] == _GZIP:
+    if start[:2] == GZIP:
         return cast("IO[bytes]", gzip.open(path, "rb"))
     return unpacked(path.open("rb"), start, path.name)
 
 
 def unpacked(stream: IO[bytes], start: bytes, name: str) -> IO[bytes]:
     """What a compressed stream holds; the stream itself if it is not compressed. start: its first four bytes."""
-    if start[:2] == _GZIP:
+    if start[:2] == GZIP:
         return cast("IO[bytes]", gzip.open(stream, "rb"))
-    if start == _ZSTD:
+    if start == ZSTD:
         try:
             import zstandard
         except ImportError:

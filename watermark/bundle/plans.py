@@ -14,7 +14,8 @@ from typing import Any
 
 from watermark.bundle.layout import MOST_JSON, digest_of, read_limited
 from watermark.bundle.signers import by_those_named, identity_of, load_signer, read_identity, signed
-from watermark.bundle.standalone import Wrong, before_signing, decoded, loads
+from watermark.bundle.standalone import Wrong, decoded, loads
+from watermark.bundle.statement import before_signing, signature_in
 from watermark.errors import BundleInvalid
 from watermark.files import canonical_json, write_whole
 from watermark.keyring.commitments import FORMAT as COMMITMENTS
@@ -59,7 +60,7 @@ def sign_file(path: str | Path, key: str | Path, *, certificate: str | Path | No
     envelope = _envelope(path, content) if target.exists() else _begun(content)
     if who.keyid in {one["keyid"] for one in envelope["signatures"]}:
         raise BundleInvalid(f"the key {who.keyid[:16]}… has signed {path.name} already")
-    made = signed(private, before_signing(envelope))
+    made = signed(private, before_signing(content, PAYLOAD))
     envelope["signatures"].append(
         {"keyid": who.keyid, "sig": base64.b64encode(made).decode(), "cert": who.pem.decode()}
     )
@@ -90,11 +91,10 @@ def _signatures(path: Path, content: bytes, wanted: list[Path], threshold: int) 
         if wanted:
             raise BundleInvalid(f"{path.name} is not signed, and signatures were asked for")
         return f"NOT CHECKED: {path.name} is not signed"
-    good = []
-    envelope = _envelope(path, content)
-    for one in envelope["signatures"]:
+    good, message = [], before_signing(content, PAYLOAD)
+    for one in _envelope(path, content)["signatures"]:
         who = read_identity(str(one["cert"]).encode(), "a signer's key")
-        if who.keyid != one["keyid"] or not who.verifies(_bytes(one["sig"]), before_signing(envelope)):
+        if who.keyid != one["keyid"] or not who.verifies(signature_in(str(one["sig"])), message):
             raise BundleInvalid(f"the signature by {str(one['keyid'])[:16]}… is not good: forged, or over another file")
         good.append(who)
     told = f"{len(good)} good signatures, by " + ", ".join(f"{who.keyid[:16]}… ({who.name})" for who in good)
@@ -146,10 +146,3 @@ def _envelope(path: Path, content: bytes) -> dict[str, Any]:
     if not signers or len(set(signers)) < len(signers):
         raise BundleInvalid(f"{target.name} holds no signature, or one key's twice")
     return found
-
-
-def _bytes(text: Any) -> bytes:
-    try:
-        return decoded(str(text), "a signature")
-    except Wrong as error:
-        raise BundleInvalid(str(error)) from None

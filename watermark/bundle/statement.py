@@ -74,9 +74,9 @@ def encoded(statement: dict[str, Any]) -> bytes:
     return found
 
 
-def before_signing(payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding: what a signature is over."""
-    return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
+def before_signing(payload: bytes, kind: str = PAYLOAD) -> bytes:
+    """DSSE's pre-authentication encoding of a payload of this kind: what a signature is over."""
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
 
 
 def read_envelope(folder: Path) -> tuple[bytes, list[dict[str, str]]]:
@@ -103,7 +103,7 @@ def signed_by(folder: Path) -> list[Identity]:
         who = read_identity(content, name)
         if who.keyid != one["keyid"] or who.pem != content:
             raise BundleInvalid(f"{name} holds another key than its name says, or not in its one form")
-        if not who.verifies(_bytes(one["sig"]), before_signing(payload)):
+        if not who.verifies(signature_in(one["sig"]), before_signing(payload)):
             raise BundleInvalid(
                 f"the signature by {one['keyid'][:16]}… is not good: it is forged, or over another bundle"
             )
@@ -111,7 +111,8 @@ def signed_by(folder: Path) -> list[Identity]:
     return found
 
 
-def _bytes(signature: str) -> bytes:
+def signature_in(signature: str) -> bytes:
+    """The bytes of a signature as an envelope holds it. Raises BundleInvalid."""
     try:
         return decoded(signature, "a signature")
     except Wrong as error:

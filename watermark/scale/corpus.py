@@ -15,11 +15,16 @@ from typing import IO, Any, ClassVar
 from watermark.errors import OutputsInvalid, WorkInvalid
 from watermark.files import canonical_json
 from watermark.outputs import (
+    GZIP,
+    LINES,
+    PARQUET,
+    ZSTD,
     Outputs,
     Raw,
     batch_rows,
     check_fields,
     decoded_lines,
+    is_log,
     numbered_lines,
     present,
     pyarrow_part,
@@ -40,7 +45,6 @@ _ID_BYTES = 6  # that a token id counts for in a table, as in JSON
 _TOGETHER = 512  # records are read so many at a time; blocks hold whole batches
 _ROWS = 1024
 _SNIFFED = 4
-_PARQUET, _GZIP, _ZSTD = b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -118,17 +122,14 @@ def input_at(told: str, *, folder: Store | None, file: tuple[Store, str]) -> Inp
             raise OutputsInvalid(f"no outputs at {told}", hint="pass a .jsonl file of the suspect's answers")
         return Input(file[0], [file[1]], [], told, False)
     names = folder.names()
-    by_kind = ([n for n in names if n.endswith(kinds)] for kinds in (".arrow", ".parquet", _LINES))
+    by_kind = ([n for n in names if n.endswith(kinds)] for kinds in (".arrow", ".parquet", LINES))
     found = next((some for some in by_kind if some), [])
-    found = [name for name in found if not name.endswith(".log.jsonl")]
+    found = [name for name in found if not is_log(name)]
     if not found:
         raise OutputsInvalid(f"{told} is not a datasets folder: no .arrow, .parquet or .jsonl file in it")
-    if "dataset_dict.json" in names and not found[0].endswith(_LINES):
+    if "dataset_dict.json" in names and not found[0].endswith(LINES):
         raise OutputsInvalid(f"{told} holds several splits", hint="pass the folder of one split")
     return Input(folder, found, [name for name in names if name not in set(found)], told, True)
-
-
-_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 def scanned(
@@ -145,12 +146,12 @@ def scanned(
         with given.store.open(name) as stream:
             start = stream.read(_SNIFFED)
         where = f"{given.told}/{name}" if given.folder else given.told
-        if name.endswith(".arrow") or start == _PARQUET:
-            kind = "parquet" if start == _PARQUET else "arrow"
+        if name.endswith(".arrow") or start == PARQUET:
+            kind = "parquet" if start == PARQUET else "arrow"
             found = list(_table_blocks(given.store, name, kind, row, block_bytes))
             row += sum(block.stop - block.start for block in found)
             digests[name] = _sha256(given.store, name)
-        elif start[:2] == _GZIP or start == _ZSTD:
+        elif start[:2] == GZIP or start == ZSTD:
             found = list(_unpacked(given.store, name, start, where, work, len(blocks), block_bytes))
             digests[name] = _sha256(given.store, name)
         else:
