@@ -9,6 +9,7 @@ import pytest
 from watermark import GreenList, Key, Tokenizer, Watermark, load_profile, save_profile
 from watermark.errors import KeyUnusable, MarkInvalid, ProfileMismatch
 from watermark.mark import Binding
+from watermark.schemes import scheme_from_json
 
 BOUND = Binding("d" * 64, 400, (0, 1, 2), "somewhere")
 
@@ -107,3 +108,9 @@ def test_vocabulary_must_fit_the_logits():
 def test_width_of_logits_is_checked(mark):
     with pytest.raises(ProfileMismatch, match="399 columns"):
         mark.check_width(399)
+
+
+def test_keys_are_asked_for_at_once_where_the_scheme_takes_them_together(mark):
+    assert [mark.keys_at_once(cells) for cells in (0, 1_000, 10**7, 10**12)] == [4096, 4096, 429, 256]
+    one_by_one = Watermark(scheme_from_json({"name": "vllm-gumbel/single", "version": 1, "parameters": {}}), mark.key)
+    assert one_by_one.keys_at_once(9) == 50

@@ -49,6 +49,7 @@ class HostileTokenizer:
     """Every tenth token is an attack on whoever prints it."""
 
     digest, source, special_ids, size = "d", "t", (), 500
+    shareable = False
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [[] for _ in texts]

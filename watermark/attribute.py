@@ -56,7 +56,6 @@ NOTES = (
     "An account with a small share of what the suspect learned is not found; that none was found clears nobody.",
 )
 _REFUSAL = Refusal(ReportInvalid, "an attribution", other="pass the file that `wmark attribute --output` wrote")
-_KEYS = 4096
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ class _Cells:
     def totals(self, keys: Iterable[Key], say: Say, word: str) -> Iterator[NDArray[np.int64]]:
         """(m, S) of some thousands of keys after another."""
         stream, done = iter(keys), 0
-        while some := list(islice(stream, _KEYS)):
+        while some := list(islice(stream, self.mark.keys_at_once(len(self.choices)))):
             yield self.mark.totals(self.windows, self.choices, self.weights, some)
             done += len(some)
             say(word, done)

@@ -69,7 +69,6 @@ GRADED_NULL = (
 )
 _STEPS = 60
 _DOCUMENTS = 48
-_KEYS = 50
 
 
 def detect(
@@ -393,7 +392,7 @@ def _decoy_totals(
     """Totals of votes and weighted statistics under decoys, (m, 1 + S)."""
     keys = decoy_keys(bytes.fromhex(seen.digest), count)
     parts: list[NDArray[np.int64]] = []
-    while some := list(islice(keys, _KEYS)):
+    while some := list(islice(keys, mark.keys_at_once(len(seen)))):
         parts.append(totals_of(seen, mark, some))
         say("decoys scored", sum(map(len, parts)))
     return np.concatenate(parts)

@@ -202,6 +202,11 @@ class Watermark:
             return found
         return np.stack([_weighed(self.scheme.score(ids, tokens, key), counted) for key in asked])
 
+    def keys_at_once(self, cells: int) -> int:
+        """Keys to ask `totals` for at once, by those who tell how far they are: many where the scheme takes them
+        together, for which it puts the cells in order each time; few where the scores are taken key by key."""
+        return min(4096, max(256, 2**32 // max(1, cells))) if hasattr(self.scheme, "totals") else 50
+
     def holds_special(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
         """Whether each window (n, h) holds a special token (or padding below zero)."""
         special = np.isin(ids, np.asarray(self.special_ids, dtype=np.int64)) | (ids < 0)

@@ -73,7 +73,7 @@ class Tokenizer:
             "".join(texts).encode()
         except UnicodeEncodeError:
             raise OutputsInvalid("a text holds half a character (a lone surrogate); was it cut short?") from None
-        if hasattr(self._backend, "encode_batch_fast"):
+        if self.shareable:
             return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         encoded: list[list[int]] = self._backend(list(texts), add_special_tokens=False)["input_ids"]
         return encoded
@@ -95,7 +95,12 @@ class Tokenizer:
     def _chunks(self) -> Chunks | None:
         from watermark.chunks import Chunks
 
-        return Chunks.of(self._backend) if hasattr(self._backend, "encode_batch_fast") else None
+        return Chunks.of(self._backend) if self.shareable else None
+
+    @property
+    def shareable(self) -> bool:
+        """Whether several threads may use it at once, which transformers' own tokenizers are not made for."""
+        return hasattr(self._backend, "encode_batch_fast")
 
     @property
     def writes_bytes(self) -> bool:

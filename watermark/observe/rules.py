@@ -54,7 +54,7 @@ KEYLESS = "window that no key changes"
 EARLIER = "window earlier in the same answer"
 _LOOKED_AT, _SPELT = 4, 256  # answers and ids that are spelt to see whether they are the text's
 UNKNOWN = 2  # whether a window stands in a prompt, where it was not found out
-MANY = 1 << 18  # ids from which on compiled passes are worth their start
+MANY = 1 << 16  # ids from which on compiled passes are worth their start
 
 
 @dataclass(frozen=True)

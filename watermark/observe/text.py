@@ -16,6 +16,7 @@ import numpy as np
 
 from watermark import prf
 from watermark.errors import TooFewObservations
+from watermark.observe.ahead import ahead, settled
 from watermark.observe.rows import likely, rows_of
 from watermark.observe.rules import MANY, MINIMUM_CELLS, REPEATED, Rules, end_to_end
 from watermark.schemes import canonical
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from watermark.schemes import Scheme
     from watermark.tokenizer import Tokenizer
 
-    _Read = tuple[Row, Any]
+    _Read = tuple[Row, Any, Any]  # with its ids and those of what stood before it
     _Part = tuple[NDArray[Any], ...]
 
 VOTES = "votes"
@@ -98,12 +99,27 @@ def observe(
         mark.check_tokenizer(tokenizer)
     reader = Reader(Rules(mark, tokenizer, served))
     stream = iter(outputs)
-    while batch := tuple(islice(stream, BATCH)):
-        reader.read(batch)
-        reader.settle()
-        if progress is not None:
-            progress(len(reader.names))
-    return reader.finish()
+    batches = iter(lambda: tuple(islice(stream, BATCH)), ())
+    beside = prf.threads() > 1 and tokenizer is not None and tokenizer.shareable
+    with settled():
+        for prepared in ahead(batches, reader.prepared) if beside else map(reader.prepared, batches):
+            reader.take(prepared)
+            reader.settle()
+            if progress is not None:
+                progress(len(reader.names))
+        return reader.finish()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch of answers with its tokens: all that is a function of texts and tokenizer alone.
+
+    read: its rows, each with its ids, whether they are its answer's own, and the ids of what stood before them.
+    """
+
+    batch: tuple[Output, ...]
+    rows: tuple[Row, ...]
+    read: tuple[tuple[Row, Any, bool, Any], ...]
 
 
 @dataclass
@@ -128,28 +144,35 @@ class Reader:
         self.aside = replace(self.loosely, skipped={})
         self.distinct = Distinct(self.rules.mark.scheme)
 
-    def read(self, batch: tuple[Output, ...]) -> None:
-        first = len(self.names)
-        self.names += [output.id for output in batch]
+    def prepared(self, batch: tuple[Output, ...]) -> Prepared:
+        """The batch's rows and tokens. Changes nothing here, so that another thread may do it."""
         self.rules.check_spelling(batch)
         asked = self.rules.prompt_texts(batch)
         rows = [row for n, output in enumerate(batch) for row in rows_of(n, output, asked[n])]
         kept = list(likely(rows, self.rules.read([row.given for row in rows])))
         self.rules.check_width([ids for _, ids, _ in kept])
-        self.prompts_known += len({row.document for row in rows if row.prompts})
-        self.templated += len({row.document for row in rows if row.templated})
+        prompts = iter(self.rules.read([prompt for row, *_ in kept for prompt in row.prompts]))
+        read = tuple((row, ids, own, _one(list(islice(prompts, len(row.prompts))))) for row, ids, own in kept)
+        return Prepared(batch, tuple(rows), read)
+
+    def take(self, prepared: Prepared) -> None:
+        """Reads a batch into cells."""
+        first, kept = len(self.names), prepared.read
+        self.names += [output.id for output in prepared.batch]
+        self.prompts_known += len({row.document for row in prepared.rows if row.prompts})
+        self.templated += len({row.document for row in prepared.rows if row.templated})
         self.restored += len({row.document for row, *_ in kept if row.reading})
-        starts = self._measure([(row, ids) for row, ids, main in kept if main], batch)
+        starts = self._measure([(row, ids) for row, ids, own, _ in kept if own], prepared.batch)
         groups: tuple[tuple[Rules, list[_Read]], ...] = (
-            (self.rules, [(row, ids) for row, ids, main in kept if main and not row.reading]),
-            (self.loosely, [(row, ids) for row, ids, main in kept if main and row.reading]),
-            (self.aside, [(row, ids) for row, ids, main in kept if not main]),
+            (self.rules, [(row, ids, asked) for row, ids, own, asked in kept if own and not row.reading]),
+            (self.loosely, [(row, ids, asked) for row, ids, own, asked in kept if own and row.reading]),
+            (self.aside, [(row, ids, asked) for row, ids, own, asked in kept if not own]),
         )
         parts = [_cells(rules, read, {} if rules is self.aside else starts) for rules, read in groups if read]
         windows, choices, documents, positions = _in_order(parts) if len(parts) > 1 else parts[0]
         self.parts.append((windows, choices, documents + first, positions))
 
-    def _measure(self, read: list[_Read], batch: tuple[Output, ...]) -> dict[tuple[int, int], int]:
+    def _measure(self, read: list[tuple[Row, Any]], batch: tuple[Output, ...]) -> dict[tuple[int, int], int]:
         """Notes each answer's length and shows the first ones; returns where in its answer each turn starts."""
         lengths, starts = [0] * len(batch), {}
         said: list[list[Any]] = [[] for _ in batch[: SAMPLED - len(self.shown)]]
@@ -280,10 +303,8 @@ def _cells(rules: Rules, read: list[_Read], starts: dict[tuple[int, int], int]) 
 
     starts: where in its answer each turn starts. positions: of the scored tokens in their answers; -1 without `starts`.
     """
-    rows = [row for row, _ in read]
-    asked = iter(rules.read([prompt for row in rows for prompt in row.prompts]))
-    prompts = [_one(list(islice(asked, len(row.prompts)))) for row in rows]
-    found = rules.scorable([ids for _, ids in read], prompts, [row.asked for row in rows])
+    rows = [row for row, *_ in read]
+    found = rules.scorable([ids for _, ids, _ in read], [asked for *_, asked in read], [row.asked for row in rows])
     start = np.array([starts.get((row.document, row.turn), 0) for row in rows], dtype=np.int64)
     document = np.array([row.document for row in rows], dtype=np.int64)
     positions = found.positions if starts else np.full_like(found.positions, -1)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from watermark.evidence import Evidence, Weighted
 
-_KEYS = 50
-
 
 def check_cells(found: Evidence, path: Path, mark: Watermark | None, keys: InForce | None = None) -> Check:
     """Recomputes counts, decoys and every statistic from a file of cells; raises ReportInvalid.
@@ -81,7 +79,7 @@ def _decoys(seen: Observations, mark: Watermark, count: int) -> NDArray[np.int64
     """(m, 1 + S) totals under the decoy keys that the digest gives."""
     keys, weights = decoy_keys(bytes.fromhex(seen.digest), count), stacked(seen)
     parts: list[NDArray[np.int64]] = []
-    while some := list(islice(keys, _KEYS)):
+    while some := list(islice(keys, mark.keys_at_once(len(seen)))):
         parts.append(mark.totals(seen.windows, seen.choices, weights, some))
     return np.concatenate(parts)
 

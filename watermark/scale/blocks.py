@@ -46,7 +46,7 @@ def read_block(bench: Bench, index: int, shard: str | None = None) -> dict[str, 
     nameless: list[int] = []
     stream = _outputs(bench, index, records, nameless)
     while batch := tuple(islice(stream, BATCH)):
-        reader.read(batch)
+        reader.take(reader.prepared(batch))
     arrays, found = _distinct(bench, reader)
     names: list[str | None] = list(reader.names)
     for number in nameless:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Argument = dict[str, Any]
 
-_KEYS = 50
-
 
 def _read(bench: Bench, argument: Argument) -> Argument:
     manifest = read_block(bench, argument["block"], argument["shard"])
@@ -47,7 +45,7 @@ def _decoys(bench: Bench, argument: Argument) -> Argument:
     windows, choices = cells_of(bench, index)
     ones, keys = np.ones((1, len(choices)), dtype=np.int32), decoy_keys(bytes.fromhex(seed), count)
     totals: list[NDArray[np.int64]] = []
-    while some := list(islice(keys, _KEYS)):
+    while some := list(islice(keys, bench.mark.keys_at_once(len(choices)))):
         totals.append(bench.mark.totals(windows, choices, ones, some)[:, 0])
     write_arrays(bench.work, name, {"totals": np.concatenate(totals).astype(np.int64)})
     return {}
