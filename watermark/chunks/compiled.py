@@ -1,4 +1,4 @@
-"""Chunks in numba: texts as bytes, cut and looked up in one pass. The cuts are those of `chunks`."""
+"""Chunks in numba: texts as bytes, cut and looked up in one pass. The cuts are those of `cuts`."""
 
 from __future__ import annotations
 
@@ -54,9 +54,21 @@ def _is_blank(text: Any, first: int, at: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
+def _is_sign(text: Any, first: int, at: int) -> bool:
+    """Whether a blank or "▁" (E2 96 81) ends before this byte. first: where the text begins."""
+    if text[at - 1] == 0x20:
+        return True
+    return at >= first + 3 and text[at - 1] == 0x81 and text[at - 2] == 0x96 and text[at - 3] == 0xE2
+
+
+@njit(cache=True, nogil=True)
 def _cut_here(text: Any, first: int, at: int, cut: int) -> bool:
-    """Whether a chunk ends before this byte."""
+    """Whether a chunk ends before this byte. cut: 1 BEFORE_BLANKS, 2 AFTER_LINES, 3 BEFORE_SIGNS."""
     byte = text[at]
+    if cut == 3:
+        if byte != 0x20 and (byte != 0xE2 or text[at + 1] != 0x96 or text[at + 2] != 0x81):
+            return False
+        return not _is_sign(text, first, at)
     if byte == 0x20:
         return not _is_blank(text, first, at)
     if cut == 1:

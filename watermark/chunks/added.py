@@ -1,0 +1,67 @@
+"""Tokens of the added vocabulary, such as <s> or <|end|>: they are taken out of a text before it is normalized and cut.
+
+`tokenizers` 0.23 (tokenizer/added_vocabulary.rs) finds them from the left, the longest first, in the text as it stands,
+and reads what lies between them apart. Some are found otherwise: in the normalized text, as a word only, or with the
+blanks beside them. A text that holds one of those is encoded whole.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from watermark.chunks.cuts import SIGN
+
+
+@dataclass(frozen=True)
+class Added:
+    """ids: of each token that is found as it stands; plain: what finds them; odd: what may find one of the others;
+    composed: whether texts are normalized to composed characters (NFC)."""
+
+    ids: dict[str, int]
+    plain: re.Pattern[str] | None
+    odd: re.Pattern[str] | None
+    composed: bool
+
+    @classmethod
+    def of(cls, backend: Any) -> Added:
+        """Those of a `tokenizers.Tokenizer`."""
+        tokens = backend.get_added_tokens_decoder()
+        ids = {} if backend.encode_special_tokens else {t.content: i for i, t in tokens.items() if _plain(t)}
+        odd = {token.content for token in tokens.values()} - ids.keys()
+        odd |= {unicodedata.normalize("NFC", content) for content in odd}
+        composed = type(backend.normalizer).__name__ == "NFC" if backend.normalizer is not None else False
+        return cls(ids, _any(map(re.escape, _longest(ids)), apart=True), _any(map(_loosely, _longest(odd))), composed)
+
+    def whole(self, text: str) -> bool:
+        """Whether a text may hold a token that is not found as it stands."""
+        if self.odd is None:
+            return False
+        if self.composed and not text.isascii():
+            text = f"{text}\0{unicodedata.normalize('NFC', text)}"
+        return self.odd.search(f" {text}") is not None
+
+    def parted(self, text: str) -> list[str]:
+        """The text in parts, every second of which is a token."""
+        return [text] if self.plain is None else self.plain.split(text)
+
+
+def _plain(token: Any) -> bool:
+    return not (token.normalized or token.single_word or token.lstrip or token.rstrip)
+
+
+def _longest(contents: Iterable[str]) -> list[str]:
+    return sorted(contents, key=lambda content: (-len(content), content))
+
+
+def _loosely(content: str) -> str:
+    """Blanks may be written as "▁", and with one more before the text."""
+    return "".join(f"[ {SIGN}]" if letter in (" ", SIGN) else re.escape(letter) for letter in content)
+
+
+def _any(patterns: Iterable[str], *, apart: bool = False) -> re.Pattern[str] | None:
+    joined = "|".join(patterns)
+    return re.compile(f"({joined})" if apart else joined) if joined else None
