@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from watermark.chunks import Chunks
 
 DEMO = "demo"
+_SAID = ("__call__", "_encode_plus", "_batch_encode_plus", "decode", "_decode")  # how a text is read and written
 _MUCH = 1 << 17  # characters from which on looking up what recurs is worth its preparation
 
 
@@ -161,12 +162,24 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls.wrap(AutoTokenizer.from_pretrained(source, **options))
+            return cls.wrap(AutoTokenizer.from_pretrained(source, **options))._alone()
         except Exception as error:  # hub, cache and format errors share no base
             raise OutputsInvalid(
                 f"no tokenizer found at {source!r}: {first_line(error)}",
                 hint="pass the teacher's model folder (it holds tokenizer.json)",
             ) from None
+
+    def _alone(self) -> Tokenizer:
+        """The same without transformers, where that adds nothing: the tokenizer within it reads faster, several threads
+        may use it, and another machine gets it as JSON. Whose it was stays as it is."""
+        if not _adds_nothing(self._backend):
+            return self
+        try:
+            found = self.from_text(self._backend.backend_tokenizer.to_str(), self.source)
+        except Exception:  # parts written in Python have no JSON; the library raises bare Exception
+            return self
+        same = (found.digest, found.size, found.special_ids) == (self.digest, self.size, self.special_ids)
+        return found if same else self
 
     @classmethod
     def _made(cls, vocabulary: dict[str, int], special: set[int], source: str, backend: Any) -> Tokenizer:
@@ -174,6 +187,20 @@ class Tokenizer:
         digest = hashlib.sha256(canonical_json(pairs)).hexdigest()
         size = max(vocabulary.values()) + 1
         return cls(digest, size, tuple(sorted(special)), source, backend)
+
+
+def _adds_nothing(wrapped: Any) -> bool:
+    """Whether a transformers tokenizer encodes and decodes as the `tokenizers.Tokenizer` within it does: its class
+    says nothing of its own on that (Code Llama's and Whisper's do), and special tokens in a text are read as such.
+
+    What else tokenizer_config.json may say (a blank before the text, tokens added) is in the inner one already; lengths
+    and padding are set anew for every call (transformers 5.23, tokenization_utils_tokenizers.py, `_encode_plus`).
+    """
+    from transformers import PreTrainedTokenizerFast as Common
+
+    if not isinstance(wrapped, Common) or wrapped.backend_tokenizer.encode_special_tokens:
+        return False
+    return all(getattr(type(wrapped), name, None) is getattr(Common, name, None) for name in _SAID)
 
 
 def _spelling(decoder: Any) -> Callable[[str], bytes]:
