@@ -10,7 +10,7 @@ ORDER = (
     ("errors",),
     ("files", "keys"),
     ("chain", "prf", "sealed", "stats", "timestamps"),
-    ("accounts", "chunks", "engine_config", "markfile", "schemes", "scores"),
+    ("accounts", "chunks", "engine_config", "idlists", "markfile", "schemes", "scores"),
     ("tokenizer",),
     ("engine_readers", "mark", "prompts"),
     ("engines", "keyring", "ledger", "outputs", "testing"),

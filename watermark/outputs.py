@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import gzip
 import io
-import json
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +20,14 @@ from typing import IO, TYPE_CHECKING, Any, cast, overload
 import numpy as np
 
 from watermark.errors import ExtraMissing, OutputsInvalid
+from watermark.idlists import LIFTING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIELDS = ("id", "prompt", "text", "token_ids", "prompt_token_ids", "logprobs", "meta")
 _MAX_LINE = 64 * 2**20
+_BUFFER = 1 << 20  # bytes read at once: small reads cost more than parsing what they bring
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 UINT32 = "I" if array("I").itemsize == 4 else "L"
 ZSTD, GZIP, PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
@@ -257,7 +258,7 @@ def _mapping(fields: Mapping[str, str]) -> dict[str, str]:
 
 def _decoded(line: bytes, where: str) -> dict[str, Any] | OutputsInvalid:
     try:
-        found = json.loads(line.decode("utf-8-sig"))
+        found = LIFTING.loads(line)
     except UnicodeDecodeError as error:
         byte = line[error.start]
         return OutputsInvalid(
@@ -292,7 +293,7 @@ def _next_line(stream: IO[bytes], path: Path | str, number: int) -> bytes:
 def _decompressed(path: Path, start: bytes) -> IO[bytes]:
     if start[:2] == GZIP:
         return cast("IO[bytes]", gzip.open(path, "rb"))
-    return unpacked(path.open("rb"), start, path.name)
+    return unpacked(path.open("rb", buffering=_BUFFER), start, path.name)
 
 
 def unpacked(stream: IO[bytes], start: bytes, name: str) -> IO[bytes]:
@@ -413,6 +414,8 @@ def pyarrow_part(module: str, path: Path) -> Any:
 def _ids(values: Any, where: str, name: str) -> Ids:
     if isinstance(values, Ids):
         return values
+    if isinstance(values, np.ndarray):
+        return Ids(values)
     if not isinstance(values, list) or not set(map(type, values)) <= {int}:
         raise _no_ids(where, name)
     try:
