@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
+from watermark.stats import laws
 from watermark.stats.laws import (
     Bernoulli,
     binomial_interval,
@@ -241,3 +242,26 @@ def test_rank_is_exact_for_exchangeable_totals():
     counts = np.bincount(np.rint(found * 20).astype(int), minlength=21)[1:]
     assert counts.min() > binom.ppf(1e-5, 20_000, 1 / 20)
     assert counts.max() < binom.ppf(1 - 1e-5, 20_000, 1 / 20)
+
+
+def _whole_series(successes: int, n: int, p: float) -> float:
+    """log P(X >= successes), every chunk of the series added up to its end."""
+    first = math.lgamma(n + 1) - math.lgamma(successes + 1) - math.lgamma(n - successes + 1)
+    first += successes * math.log(p) + (n - successes) * math.log1p(-p)
+    total, reached, k = 1.0, 0.0, successes
+    while k < n:
+        steps = np.arange(k + 1, min(k + laws._CHUNK, n) + 1, dtype=np.float64)
+        terms = reached + np.cumsum(np.log((n - steps + 1) / steps) + (math.log(p) - math.log1p(-p)))
+        total, reached, k = total + float(np.exp(terms).sum()), float(terms[-1]), int(steps[-1])
+        if reached < math.log(total) - laws._NEGLIGIBLE:
+            break
+    return first + math.log(total)
+
+
+def test_terms_left_out_do_not_change_a_bit():
+    rng = np.random.default_rng(5)
+    for n in (3, 800, 4_095, 4_097, 70_001, 352_494, 2_000_003):
+        for p in (0.02, 0.25, 0.5, 0.9):
+            deviations = n * p + rng.uniform(0, 9, 6) * math.sqrt(n * p * (1 - p))
+            for successes in {min(n, math.floor(each) + 1) for each in deviations}:
+                assert laws._log_upper_tail(successes, n, p) == _whole_series(successes, n, p)

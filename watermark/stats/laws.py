@@ -14,6 +14,7 @@ import numpy as np
 Alternative = Literal["greater", "less", "two-sided"]
 _LOG10 = math.log(10)
 _CHUNK = 1 << 16
+_FIRST = 1 << 12  # terms of a chunk that are most often enough
 _NEGLIGIBLE = 60.0  # terms e^-60 below the sum so far end the series: a relative error under 1e-20
 
 
@@ -176,10 +177,15 @@ def _log_upper_tail(successes: int, n: int, p: float) -> float:
     total, reached, k = 1.0, 0.0, successes
     odds = math.log(p) - math.log1p(-p)
     while k < n:
-        steps = np.arange(k + 1, min(k + _CHUNK, n) + 1, dtype=np.float64)
-        terms = reached + np.cumsum(np.log((n - steps + 1) / steps) + odds)
-        total += float(np.exp(terms).sum())
-        reached, k = float(terms[-1]), int(steps[-1])
+        chunk = np.zeros(min(_CHUNK, n - k))
+        for size in (_FIRST, len(chunk)):
+            steps = np.arange(k + 1, min(k + size, n) + 1, dtype=np.float64)
+            terms = reached + np.cumsum(np.log((n - steps + 1) / steps) + odds)
+            chunk[: len(terms)] = np.exp(terms)
+            added, last = float(chunk.sum()), float(terms[-1])
+            if last < math.log(total + added) - _NEGLIGIBLE:
+                break  # the ratios fall, so that what follows is smaller still: zeros in its place add up to the same
+        total, reached, k = total + added, last, int(steps[-1])
         if reached < math.log(total) - _NEGLIGIBLE:
             break
     return first + math.log(total)
