@@ -247,7 +247,7 @@ def test_rank_is_exact_for_exchangeable_totals():
 def _whole_series(successes: int, n: int, p: float) -> float:
     """log P(X >= successes), every chunk of the series added up to its end."""
     first = math.lgamma(n + 1) - math.lgamma(successes + 1) - math.lgamma(n - successes + 1)
-    first += successes * math.log(p) + (n - successes) * math.log1p(-p)
+    first = first + successes * math.log(p) + (n - successes) * math.log1p(-p)
     total, reached, k = 1.0, 0.0, successes
     while k < n:
         steps = np.arange(k + 1, min(k + laws._CHUNK, n) + 1, dtype=np.float64)
