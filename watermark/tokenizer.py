@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 _SAID = ("__call__", "_encode_plus", "_batch_encode_plus", "decode", "_decode")  # how a text is read and written
+_SIGNS = [
+    {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+]
+_FIRST_BLANK = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 _MUCH = 1 << 17  # characters from which on looking up what recurs is worth its preparation
 
 
@@ -107,6 +113,21 @@ class Tokenizer:
     def writes_bytes(self) -> bool:
         """Whether the text of some ids is that of their bytes end to end."""
         return type(getattr(self._backend, "decoder", None)).__name__ == "ByteLevel"
+
+    @property
+    def writes_signs(self) -> bool:
+        """Whether the text of some ids is that of each behind another, end to end, but for a blank at its beginning:
+        "▁" is read as a blank and <0x0A> as a byte, by the decoder of SentencePiece's vocabularies."""
+        decoder = getattr(self._backend, "decoder", None) if self.shareable else None
+        steps = json.loads(decoder.__getstate__()).get("decoders") if decoder is not None else None
+        return steps is not None and steps[:3] == _SIGNS and steps[3:] in ([], [_FIRST_BLANK])
+
+    def behind(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id where another stands before it, blanks included; "\ufffd" for a part of a character."""
+        other = self.encode(["a"])[0][-1]
+        (head,) = self.texts([[other]])
+        found = self.texts([[other, index] for index in ids])
+        return [text[len(head) :] if text.startswith(head) else "\ufffd" for text in found]
 
     def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of ids, every blank as the ids have it."""
