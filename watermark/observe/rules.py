@@ -276,12 +276,16 @@ class Rules:
 
     @cached_property
     def _copies(self) -> Copies | None:
-        """What compares windows with prompts as text in one pass, where the tokenizer's decoder writes bytes."""
-        if self.tokenizer is None or not self.tokenizer.writes_bytes:
+        """What compares windows with prompts as text in one pass, where the text of several ids is theirs end to end;
+        by words, a blank before the first of them counts, which not all decoders write."""
+        if self.tokenizer is None or not (
+            self.tokenizer.writes_bytes or (self.tokenizer.writes_signs and not self.loosely)
+        ):
             return None
         from watermark.observe.compiled import Copies
 
-        return Copies(self.tokenizer.pieces, self.tokenizer.size)
+        spelt = self.tokenizer.pieces if self.tokenizer.writes_bytes else self.tokenizer.behind
+        return Copies(spelt, self.tokenizer.size)
 
 
 _NOTHING = Bare("", frozenset())
