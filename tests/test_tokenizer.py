@@ -6,12 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import SPECIAL, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from watermark.keys import decoy_keys
+from watermark.mark import Binding, Watermark
+from watermark.observe import observe, rules
+from watermark.observe.compiled import Copies
+from watermark.observe.rules import UNKNOWN
+from watermark.outputs import Output
 from watermark.scale.job import carried
+from watermark.schemes import GreenList
 from watermark.tokenizer import Tokenizer as Ours
 
 AWKWARD = [
@@ -23,6 +31,9 @@ AWKWARD = [
     "e\u0301tude étude 日本語 テスト。 🙂🙂 \u3000x \x1c y\x85z \0 ▁a▁ ▁▁",
     " word" * 3,
 ]
+
+
+DECODED = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
 
 
 def _bytes() -> Tokenizer:
@@ -42,7 +53,7 @@ def _signs() -> Tokenizer:
     model |= {"byte_fallback": True, "fuse_unk": True}
     made = Tokenizer.from_str(json.dumps(described | {"pre_tokenizer": None, "decoder": None}))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    made.decoder = decoders.Sequence(DECODED)
     return made
 
 
@@ -142,6 +153,68 @@ def test_workers_get_a_hubs_tokenizer_as_json(tmp_path):
     there = Ours.from_text(told["json"], told["source"])
     assert (there.digest, there.special_ids) == (ours.digest, ours.special_ids)
     assert there.encode(AWKWARD) == ours.encode(AWKWARD)
+
+
+PROMPT = "It's 12,345.67 said: I'LL go! <extra> café\n\n Then …\u2003 word word ▁ a <eos>"
+
+
+@pytest.mark.parametrize("kind", ["signs", "first", "no strip"])
+def test_windows_are_compared_with_prompts_as_their_text_is(tmp_path, kind):
+    """Token by token behind another, as all decoded at once; never wrong, and rarely unknown."""
+    backend = BACKENDS["first" if kind == "no strip" else kind]()
+    if kind == "signs":
+        backend.decoder = decoders.Sequence([*DECODED, decoders.Strip(" ", 1, 0)])
+    ours = Ours._from_hub(str(_saved(tmp_path / "model", backend)))
+    assert ours.writes_signs
+    said = [*AWKWARD, PROMPT, *(f"{a}{b}" for a in PROMPT for b in PROMPT)]
+    rows = ours.encode(said)
+    for h in (1, 2, 3):
+        windows = [row[at : at + h] for row in rows for at in range(len(row) - h + 1)]
+        windows += np.random.default_rng(h).integers(0, ours.size + 3, (3_000, h)).tolist()
+        expected = [text.lstrip() in PROMPT for text in ours.texts(windows)]
+        given = np.array(windows, dtype=np.uint32), np.zeros(len(windows), dtype=np.int64)
+        found = Copies(ours.behind, ours.size).found(*given, [PROMPT]).tolist()
+        assert [e for e, f in zip(expected, found, strict=True) if f != UNKNOWN] == [
+            f == 1 for f in found if f != UNKNOWN
+        ]
+        assert 0 < sum(expected) < len(expected)
+        assert found[: len(windows) - 3_000].count(UNKNOWN) < 0.5 * len(windows)
+
+
+def test_what_is_observed_is_the_same_with_and_without_that(tmp_path, monkeypatch):
+    """Of texts with prompts: cells, what was left out and why, and the digest that seeds the decoys."""
+    rng = np.random.default_rng(4)
+    parts = [*PROMPT.split(), *AWKWARD, " the", "def ", "\n    ", "THE WHOLE OF IT IS SHOUTED "]
+    made = [" ".join(rng.choice(parts, 60)) for _ in range(120)]
+    outputs = [Output(str(n), text=text, prompt=made[n - 1][:90] + text[40:80]) for n, text in enumerate(made)]
+    ours = Ours._from_hub(str(_saved(tmp_path / "model", _signs())))
+    binding = Binding(ours.digest, ours.size, ours.special_ids, ours.source)
+    mark = Watermark(GreenList(window=2), next(decoy_keys(b"signs", 1)), binding)
+    monkeypatch.setattr(rules, "MANY", 0)
+    asked: list[int] = []
+    found = Copies.found
+    monkeypatch.setattr(Copies, "found", lambda self, *given: asked.append(1) or found(self, *given))
+    first = observe(outputs, mark, tokenizer=ours)
+    assert asked
+    monkeypatch.setattr(Ours, "writes_signs", False)
+    second = observe(outputs, mark, tokenizer=ours)
+    assert (first.digest, first.skipped, len(first)) == (second.digest, second.skipped, len(second))
+    assert first.skipped["window in the prompt"] > 100
+
+
+def test_only_decoders_that_are_known_are_taken_apart():
+    for decoder in (
+        decoders.Metaspace(),
+        decoders.Sequence([*DECODED, decoders.Strip("x", 1, 0)]),
+        decoders.Fuse(),
+        None,
+    ):
+        backend = _signs()
+        if decoder is not None:
+            backend.decoder = decoder
+        else:
+            backend = Tokenizer.from_str(json.dumps(json.loads(backend.to_str()) | {"decoder": None}))
+        assert not Ours.from_text(backend.to_str(), "here").writes_signs
 
 
 def _gguf(path: Path, kind: str) -> Path:
