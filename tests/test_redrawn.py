@@ -10,7 +10,7 @@ from watermark import prf
 from watermark.keys import decoy_keys
 from watermark.prf import tensors
 from watermark.schemes import Gumbel, Tournament
-from watermark.schemes.gumbel import _noise
+from watermark.schemes.gumbel import _bounds, _noise
 from watermark.schemes.redrawn import log_sum
 
 KEY = next(decoy_keys(b"redrawn", 1))
@@ -153,3 +153,62 @@ def test_of_a_cut_row_only_its_tokens_are_drawn(monkeypatch, scheme):
     monkeypatch.setattr(prf, "uniform_rows", None)
     scheme.tilt(cut(rows(3, 20_000), 40), contexts(3), KEY)
     assert asked == [40, 40, 40]
+
+
+KERNELS = pytest.mark.skipif(prf.backend() != "numba", reason="kernels are numba's")
+
+
+@KERNELS
+@pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 30.0, 1e6])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_winner_is_always_among_the_contenders_and_they_are_few(spread, kind):
+    from watermark.prf import compiled
+
+    for trial, row in enumerate(rows(12, 20_011, spread=spread).astype(kind)):
+        row[trial::7] = -np.inf
+        state = np.arange(4 * trial, 4 * trial + 4, dtype=np.uint32) * np.uint32(0x9E3779B1)
+        drawn = prf.uniform_rows(state[None], len(row))[0]
+        near, uniforms = compiled.contenders(row, state, row.max(), *_bounds())
+        assert np.array_equal(uniforms, drawn[near])
+        assert np.argmax(row + _noise(drawn)) in near
+        assert len(near) < 60
+
+
+@KERNELS
+@pytest.mark.parametrize("spread", [0.0, 1.0, 10.0, 1e4])
+def test_a_sum_of_powers_is_right_to_a_float32(spread):
+    from watermark.prf import compiled
+
+    for trial, row in enumerate(rows(5, 10_007, spread=spread)):
+        row[: trial * 1_000] = -np.inf
+        exact = np.exp(row.astype(np.float64) - float(row.max())).sum()
+        assert compiled.exp_sum(row, row.max()) == pytest.approx(exact, rel=2e-6)
+
+
+@KERNELS
+def test_places_that_are_left_and_their_uniforms():
+    from watermark.prf import compiled
+
+    state = np.array([1, 2**32 - 1, 7, 12345], dtype=np.uint32)
+    for width, kept in ((1, 1), (255, 30), (256, 32), (257, 32), (70_001, 50), (70_001, 0)):
+        row = np.full(width, -np.inf, dtype=np.float32)
+        row[np.random.default_rng(width).permutation(width)[:kept]] = -1e30
+        places = compiled.kept(row, max(kept, 1))
+        assert np.array_equal(places, np.flatnonzero(row > -np.inf))
+        assert np.array_equal(compiled.row_uniforms(state, places), prf.uniform_rows(state[None], width)[0][places])
+        assert kept < 2 or compiled.kept(row, kept - 1) is None
+
+
+@BACKENDS
+@pytest.mark.parametrize("scheme", SCHEMES[:2], ids=str)
+@pytest.mark.parametrize("tensor", [False, True])
+def test_columns_that_are_shut_are_as_if_they_were_not_there(monkeypatch, backend, scheme, tensor):
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    logits, ids = rows(3, 5_000), contexts(3)
+    logits[:, 17] = 50.0
+    closed = logits.copy()
+    closed[:, [17, 4_999]] = -np.inf
+    given = torch.from_numpy(logits.copy()) if tensor else logits.copy()
+    made = np.asarray(scheme.tilt(given, ids, KEY, shut=[17, 4_999]))
+    assert np.array_equal(made, scheme.tilt(closed, ids, KEY))
+    assert np.array_equal(np.asarray(given), logits)

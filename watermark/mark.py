@@ -131,11 +131,16 @@ class Watermark:
         gate = getattr(self.scheme, "gate", 0.0)
         if gate:
             unmarked |= entropies(logits) < gate
-        given = self._without_special(logits) if marks_once(self.scheme) else logits
-        tilted = self._tilted(given, np.where(unmarked[:, None], 0, ids), proxy)
+        kept = [i for i in self.special_ids if i < logits.shape[-1]]
+        beside = {} if proxy is None else {"proxy": proxy}
+        given = logits
+        if kept and getattr(self.scheme, "shuts", False):
+            beside["shut"] = kept
+        elif kept and marks_once(self.scheme):
+            given = _without(logits, kept)
+        tilted = self._tilted(given, np.where(unmarked[:, None], 0, ids), beside)
         for row in np.flatnonzero(unmarked):
             tilted[int(row)] = logits[int(row)]
-        kept = [i for i in self.special_ids if i < logits.shape[-1]]
         if kept:
             tilted[:, kept] = logits[:, kept]
         return tilted
@@ -151,18 +156,8 @@ class Watermark:
         rows = [np.asarray(row, dtype=np.int64)[None] for row in histories]
         return np.array([bool(_stood_before(row, window)[0]) for row in rows], dtype=bool)
 
-    def _without_special(self, logits: Any) -> Any:
-        """Logits in which no special token can be drawn, so that a scheme which redraws shares out the others alone."""
-        kept = [i for i in self.special_ids if i < logits.shape[-1]]
-        if not kept:
-            return logits
-        others = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
-        others[:, kept] = -np.inf
-        return others
-
-    def _tilted(self, logits: Any, ids: NDArray[Any], proxy: Any) -> Any:
+    def _tilted(self, logits: Any, ids: NDArray[Any], beside: dict[str, Any]) -> Any:
         """Each row under the key that its window goes to; without an account, the accounts' rows stay as they are."""
-        beside = {} if proxy is None else {"proxy": proxy}
         if self.accounts is None:
             return self.scheme.tilt(logits, ids, self.key, **beside)
         own = self.owned(ids)
@@ -170,8 +165,8 @@ class Watermark:
         for rows, key in ((np.flatnonzero(own), self.key), (np.flatnonzero(~own), self.shared)):
             if len(rows) and key is not None:
                 at = rows.tolist()
-                beside = {} if proxy is None else {"proxy": proxy[at]}
-                tilted[at] = self.scheme.tilt(logits[at], ids[rows], key, **beside)
+                some = beside | ({"proxy": beside["proxy"][at]} if "proxy" in beside else {})
+                tilted[at] = self.scheme.tilt(logits[at], ids[rows], key, **some)
         return tilted
 
     def score(self, contexts: ArrayLike, choices: ArrayLike) -> NDArray[Any]:
@@ -365,6 +360,13 @@ def _stood_before(ids: NDArray[Any], window: int) -> NDArray[np.bool_]:
     windows = np.lib.stride_tricks.sliding_window_view(ids, window, axis=1)
     found: NDArray[np.bool_] = (windows[:, :-1] == windows[:, -1:]).all(axis=2).any(axis=1)
     return found
+
+
+def _without(logits: Any, columns: list[int]) -> Any:
+    """Logits in which some columns cannot be drawn, so that a scheme which redraws shares out the others alone."""
+    others = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
+    others[:, columns] = -np.inf
+    return others
 
 
 def _on_host(ids: Any) -> NDArray[Any]:

@@ -113,4 +113,8 @@ def uniform_rows(states: NDArray[np.uint32], width: int) -> NDArray[np.uint32]:
 
 def row_uniforms(state: NDArray[np.uint32], tokens: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
     """The uniforms of some tokens (k,) after one state (4,). Returns (k,)."""
+    if backend() == "numba":
+        from watermark.prf import compiled
+
+        return compiled.row_uniforms(state, np.asarray(tokens, dtype=np.int64))
     return reference.row_uniforms(state, tokens)

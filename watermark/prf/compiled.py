@@ -26,6 +26,9 @@ _LANES = 64  # keys worked on side by side: their states stay in the processor's
 _VECTOR = 16  # 32-bit lanes of the widest vectors; blocks of keys are filled up to a multiple
 _CELLS = 256  # cells worked on side by side where keys are few
 _FEW = 32  # keys; for fewer, putting equal windows together costs more than it saves
+_NOTHING: Any = np.float32(0)
+_ABREAST = 256  # tokens of a row that are looked at together
+_STEPS = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0])  # below the largest logit, where a band begins
 _LEAST = 64  # cells whose weights have to fit into 32 bits together; larger weights are cut in two
 
 
@@ -135,22 +138,132 @@ def _uniform_rows(states: Any, rows: Any) -> None:
             rows[row, token] = _token(uint32(token), s0, s1, odd, s3)
 
 
+@intrinsic
+def _two_to(_typing: Any, _exponent: Any) -> Any:
+    """2.0**n of a whole number n from -126 to 127, written into a float32's exponent."""
+
+    def generate(context: Any, builder: Any, _signature: Any, given: Any) -> Any:
+        bits = builder.shl(builder.add(given[0], given[0].type(127)), given[0].type(23))
+        return builder.bitcast(bits, context.get_value_type(types.float32))
+
+    return types.float32(types.int32), generate
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _exp_sum(row: Any, top: Any) -> float:
+    """The sum of e^(x - top), a float32's accuracy for each: 2^n by its bits, the rest by its series to the sixth."""
+    _wide_vectors()
+    whole = 0.0
+    for first in range(0, row.shape[0], _ABREAST):
+        part, here = row[first : first + _ABREAST], _NOTHING
+        for i in range(part.shape[0]):
+            x = max((part[i] - top) * np.float32(1.4426950408889634), np.float32(-126))
+            n = np.floor(x + np.float32(0.5))
+            f = x - n
+            p = np.float32(1.5403530e-4)
+            p = p * f + np.float32(1.3333558e-3)
+            p = p * f + np.float32(9.6181291e-3)
+            p = p * f + np.float32(5.5504109e-2)
+            p = p * f + np.float32(2.4022651e-1)
+            p = p * f + np.float32(6.9314718e-1)
+            p = p * f + np.float32(1)
+            here += p * _two_to(np.int32(n))
+        whole += here
+    return whole
+
+
 @njit(cache=True, nogil=True)
-def _contenders(row: Any, drawn: Any, least: Any, most: Any, near: Any) -> Any:
-    best, count = -np.inf, 0
-    for i in range(row.shape[0]):
-        place = drawn[i] >> uint32(20)
-        if row[i] + most[place] >= best:
-            best = max(best, row[i] + least[place])
-            near[count] = i
-            count += 1
+def _kept(row: Any, counts: Any, most: int) -> int:
+    """counts: how many are not -inf of each _ABREAST; returns their sum, -1 once it is more than `most`."""
+    _wide_vectors()
+    count = 0
+    for block in range(counts.shape[0]):
+        part, here = row[block * _ABREAST : (block + 1) * _ABREAST], uint32(0)
+        for i in range(part.shape[0]):
+            here = uint32(here + uint32(part[i] > -np.inf))
+        counts[block] = here
+        count += here
+        if count > most:
+            return -1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _places(row: Any, counts: Any, places: Any) -> None:
+    at = 0
+    for block in range(counts.shape[0]):
+        if counts[block]:
+            for i in range(block * _ABREAST, min((block + 1) * _ABREAST, row.shape[0])):
+                if row[i] > -np.inf:
+                    places[at] = i
+                    at += 1
+
+
+@njit(cache=True, nogil=True)
+def _contenders(row: Any, state: Any, top: Any, steps: Any, least: Any, most: Any, near: Any, drawn: Any) -> Any:
+    """See `contenders`. steps: how far below the largest logit each of six bands begins."""
+    _wide_vectors()
+    s0, s1, odd, s3 = state[0], state[1], uint32(state[2] | uint32(1)), state[3]
+    known, count = float(top) + least[0], 0
+    best = -np.inf
+    slack = 1e-15 * abs(float(top))  # what sums of such size are rounded by
+    edges, needed = np.empty(6, row.dtype), np.empty(6, np.uint32)
+    for band in range(6):
+        edges[band] = top - steps[band]
+    abreast, flags = np.empty(_ABREAST, np.uint32), np.empty(_ABREAST, np.uint32)
+    for first in range(0, row.shape[0], _ABREAST):
+        part = row[first : first + _ABREAST]
+        if known > best:
+            best = known
+            for band in range(6):
+                needed[band] = np.searchsorted(most, best - float(edges[band]) - slack)
+        e1, e2, e3, e4, e5 = edges[1], edges[2], edges[3], edges[4], edges[5]
+        n0, n1, n2, n3, n4, n5 = needed[0], needed[1], needed[2], needed[3], needed[4], needed[5]
+        here = uint32(0)
+        for j in range(part.shape[0]):
+            x, logit = _token(uint32(first + j), s0, s1, odd, s3), part[j]
+            need = n0
+            need = n1 if logit < e1 else need
+            need = n2 if logit < e2 else need
+            need = n3 if logit < e3 else need
+            need = n4 if logit < e4 else need
+            need = n5 if logit < e5 else need
+            abreast[j] = x
+            flag = uint32(uint32(x >> uint32(20)) >= need)
+            flags[j] = flag
+            here = uint32(here + flag)
+        if here:
+            for j in range(part.shape[0]):
+                place = abreast[j] >> uint32(20)
+                if flags[j] and part[j] + most[place] >= known:
+                    known = max(known, part[j] + least[place])
+                    near[count], drawn[count] = first + j, abreast[j]
+                    count += 1
     kept = 0
     for j in range(count):
-        i = near[j]
-        if row[i] + most[drawn[i] >> uint32(20)] >= best:
-            near[kept] = i
+        if row[near[j]] + most[drawn[j] >> uint32(20)] >= known:
+            near[kept], drawn[kept] = near[j], drawn[j]
             kept += 1
     return kept
+
+
+@njit(cache=True, nogil=True)
+def _layered(chances: Any, drawn: Any, depth: int) -> None:
+    for layer in range(depth):
+        shift, share = uint32(31 - layer), 0.0
+        for i in range(chances.shape[0]):
+            if (drawn[i] >> shift) & uint32(1):
+                share += chances[i]
+        for i in range(chances.shape[0]):
+            coin = float((drawn[i] >> shift) & uint32(1))
+            chances[i] = max(chances[i] * (1.0 + coin - share), 0.0)
+
+
+@njit(cache=True, nogil=True)
+def _some_uniforms(state: Any, tokens: Any, drawn: Any) -> None:
+    s0, s1, odd, s3 = state[0], state[1], uint32(state[2] | uint32(1)), state[3]
+    for i in range(tokens.shape[0]):
+        drawn[i] = _token(uint32(tokens[i]), s0, s1, odd, s3)
 
 
 @njit(cache=True, nogil=True)
@@ -291,14 +404,47 @@ def uniform_rows(states: U32, width: int) -> U32:
     return rows
 
 
-def contenders(row: NDArray[np.float64], drawn: U32, least: NDArray[Any], most: NDArray[Any]) -> NDArray[np.int64]:
-    """Which of `row` (k,) can be the largest once something is added that the uniforms decide: places, ascending.
+def row_uniforms(state: U32, tokens: NDArray[np.int64]) -> U32:
+    """As `reference.row_uniforms`."""
+    drawn = np.empty(len(tokens), dtype=np.uint32)
+    _some_uniforms(state, tokens, drawn)
+    return drawn
 
-    drawn: (k,) uniforms. least, most: (4096,) bounds of what is added, by a uniform's first 12 bits. Whoever is left
-    out is below what another reaches at least, so that the largest sum, and the first of equal ones, is among them.
+
+def kept(row: NDArray[Any], most: int) -> NDArray[np.int64] | None:
+    """The places of a row (k,) that are not -inf, ascending; None if there are more than `most`."""
+    counts = np.empty(-(-len(row) // _ABREAST), dtype=np.uint32)
+    count = _kept(row, counts, most)
+    if count < 0:
+        return None
+    places = np.empty(count, dtype=np.int64)
+    _places(row, counts, places)
+    return places
+
+
+def exp_sum(row: NDArray[np.float32], top: np.float32) -> float:
+    """Σ e^(x - top) of a row (k,), none of it above top; right to a few in 10^7."""
+    return float(_exp_sum(row, top))
+
+
+def contenders(
+    row: NDArray[Any], state: U32, top: Any, least: NDArray[np.float64], most: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], U32]:
+    """Which of `row` (k,) can be the largest once something is added that the uniforms of a state (4,) decide.
+
+    top: the largest of the row. least, most: (4096,) bounds of what is added, by a uniform's first 12 bits, both
+    ascending. Returns the places, ascending, and their uniforms. Whoever is left out is below what another reaches at
+    least, so that the largest sum, and the first of equal ones, is among them. Tokens far below the largest logit need
+    so large a uniform that comparing its first bits with one number for each band of logits leaves hardly any.
     """
-    near = np.empty(len(row), dtype=np.int64)
-    return near[: _contenders(row, drawn, least, most, near)]
+    near, drawn = np.empty(len(row), dtype=np.int64), np.empty(len(row), dtype=np.uint32)
+    count = _contenders(row, np.ascontiguousarray(state), top, _STEPS, least, most, near, drawn)
+    return near[:count], drawn[:count]
+
+
+def layered(chances: NDArray[np.float64], drawn: U32, depth: int) -> None:
+    """A tournament's layers over chances (k,), in place: p <- p (1 + g_l - sum of p g_l)."""
+    _layered(chances, drawn, depth)
 
 
 def grown(

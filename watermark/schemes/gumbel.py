@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 UNIT = 0.25  # nats of one level; rounding to it costs 0.3 % of z
 _STEPS = 1 << 16
-_LONG = 2048  # tokens from which bounds are quicker than logarithms
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,25 @@ class Gumbel(Redrawn):
         return _tables()
 
     def _redraw(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
-        near = _contenders(row, drawn)
-        won = near[np.argmax(row[near] + _noise(drawn[near]))]
+        won = np.argmax(row + _noise(drawn))
         whole = log_sum(row, out=row)
         row.fill(-np.inf)
         row[won] = whole
         return row
+
+    def _redraw_whole(
+        self, row: NDArray[Any], state: NDArray[np.uint32], made: NDArray[Any], lent: NDArray[np.float64]
+    ) -> None:
+        if prf.backend() != "numba":
+            super()._redraw_whole(row, state, made, lent)
+            return
+        from watermark.prf import compiled
+
+        top = row.max()
+        near, drawn = compiled.contenders(row, state, top, *_bounds())
+        single = row.dtype == np.float32
+        whole = float(top) + math.log(compiled.exp_sum(row, top)) if single else log_sum(row, out=lent)
+        made[near[np.argmax(row[near] + _noise(drawn))]] = whole
 
     def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
         import torch
@@ -68,15 +80,6 @@ def _noise(drawn: NDArray[Any]) -> NDArray[np.float64]:
     """-log(-log u) of uniforms at the middle of their steps."""
     noise: NDArray[np.float64] = -np.log(-np.log((drawn + 0.5) / 2.0**32))
     return noise
-
-
-def _contenders(row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Places of `row` that can win; of a long one hardly any, by bounds of the noise from each uniform's first bits."""
-    if len(row) < _LONG or prf.backend() != "numba":
-        return np.arange(len(row))
-    from watermark.prf import compiled
-
-    return compiled.contenders(row, drawn, *_bounds())
 
 
 @lru_cache(maxsize=1)

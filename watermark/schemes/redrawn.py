@@ -8,6 +8,7 @@ sampler, and so greedy and beam search cannot carry it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -38,6 +39,7 @@ class Redrawn:
     name: ClassVar[str]
     version: ClassVar[int]
     once: ClassVar[bool] = True
+    shuts: ClassVar[bool] = True  # `tilt` takes columns to leave out
 
     @property
     def _tables(self) -> Tables:
@@ -54,16 +56,16 @@ class Redrawn:
         """The same for float64 rows (b, V) and int64 uniforms on a device, -inf among them."""
         raise NotImplementedError
 
-    def tilt(self, logits: Logits, contexts: ArrayLike, key: Key) -> Logits:
+    def tilt(self, logits: Logits, contexts: ArrayLike, key: Key, *, shut: Sequence[int] = ()) -> Logits:
         """Logits (b, V) whose softmax is the keyed choice; contexts: (b, h) ids, oldest first.
 
-        The row's logsumexp is kept, so that a column which is put back afterwards (a special token's) has the chance
-        it had. Returns a new array of the same kind; -inf stays -inf.
+        shut: columns that are read as -inf. The row's logsumexp is kept, so that a column which is put back afterwards
+        (a special token's) has the chance it had. Returns a new array of the same kind; -inf stays -inf.
         """
         words = self._words(key)
         if isinstance(logits, np.ndarray):
-            return self._redrawn(logits, np.asarray(contexts), words)
-        return self._redrawn_tensor(logits, contexts, words)
+            return self._redrawn(logits, np.asarray(contexts), words, shut)
+        return self._redrawn_tensor(logits, contexts, words, shut)
 
     def score(self, contexts: ArrayLike, choices: ArrayLike, key: Key) -> NDArray[Any]:
         """The level of each cell (n, h), (n,): whole numbers from 0. Returns (n,)."""
@@ -98,21 +100,29 @@ class Redrawn:
     def _words(self, key: Key) -> NDArray[np.uint32]:
         return prf.key_words(key.derive(f"{self.name}/{self.version}"))
 
-    def _redrawn(self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]) -> NDArray[Any]:
+    def _redrawn(
+        self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32], shut: Sequence[int]
+    ) -> NDArray[Any]:
         states, tilted = prf.window_states(contexts.astype(np.uint32), words), np.full_like(logits, -np.inf)
-        lent = np.empty(logits.shape[1])
-        for row, state, made in zip(logits, states, tilted, strict=True):
-            left = row > -np.inf
-            count = np.count_nonzero(left)
-            if count * _CUT > len(row):
-                lent[:] = row
-                made[:] = self._redraw(lent, prf.uniform_rows(state[None], len(row))[0])
-            elif count:
-                open_ = np.flatnonzero(left)
-                made[open_] = self._redraw(row[open_].astype(np.float64), prf.row_uniforms(state, open_))
+        row, lent, closed = np.empty_like(logits[0]), np.empty(logits.shape[1]), list(shut)
+        for given, state, made in zip(logits, states, tilted, strict=True):
+            row[:] = given
+            row[closed] = -np.inf
+            places = _kept(row)
+            if places is None:
+                self._redraw_whole(row, state, made, lent)
+            elif len(places):
+                made[places] = self._redraw(row[places].astype(np.float64), prf.row_uniforms(state, places))
         return tilted
 
-    def _redrawn_tensor(self, logits: Any, contexts: ArrayLike, words: NDArray[np.uint32]) -> Any:
+    def _redraw_whole(
+        self, row: NDArray[Any], state: NDArray[np.uint32], made: NDArray[Any], lent: NDArray[np.float64]
+    ) -> None:
+        """A row (V,) of which much is left, redrawn into `made`, all -inf. state: its window's; lent: room."""
+        lent[:] = row
+        made[:] = self._redraw(lent, prf.uniform_rows(state[None], len(row))[0])
+
+    def _redrawn_tensor(self, logits: Any, contexts: ArrayLike, words: NDArray[np.uint32], shut: Sequence[int]) -> Any:
         import torch
 
         from watermark.prf import tensors
@@ -121,9 +131,11 @@ class Redrawn:
         if logits.device.type in ("cpu", "mps"):  # there is no float64 on the latter
             rows = logits.detach().cpu()
             exact = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
-            made = torch.from_numpy(self._redrawn(exact.numpy(), ids.cpu().numpy(), words))
+            made = torch.from_numpy(self._redrawn(exact.numpy(), ids.cpu().numpy(), words, shut))
             return made.to(logits)
-        return self._redrawn_there(logits, tensors.window_states(ids, words))
+        others = logits.clone() if shut else logits
+        others[:, list(shut)] = -torch.inf
+        return self._redrawn_there(others, tensors.window_states(ids, words))
 
     def _redrawn_there(self, logits: Any, states: Any) -> Any:
         """Where the logits lie; of rows that are cut to some tokens only these are redrawn (top-k, top-p)."""
@@ -149,8 +161,18 @@ def law_of_tables(high: tuple[int, ...], low: tuple[int, ...]) -> Levels:
     return Levels(tuple((ways / 2.0**32).tolist()))
 
 
-def log_sum(row: NDArray[np.float64], *, out: NDArray[np.float64] | None = None) -> float:
+def log_sum(row: NDArray[Any], *, out: NDArray[Any] | None = None) -> float:
     """log Σ e^x of a row, not all of it -inf. out: where the terms may be written, the row itself for instance."""
-    largest = float(row.max())
+    largest = row.max()
     terms = np.subtract(row, largest, out=out)
-    return largest + float(np.log(np.exp(terms, out=terms).sum()))
+    return float(largest) + math.log(np.exp(terms, out=terms).sum())
+
+
+def _kept(row: NDArray[Any]) -> NDArray[np.int64] | None:
+    """The places of a row that are not -inf, where it was cut to some; None where much is left."""
+    if prf.backend() == "numba":
+        from watermark.prf import compiled
+
+        return compiled.kept(row, len(row) // _CUT)
+    left = row > -np.inf
+    return np.flatnonzero(left) if np.count_nonzero(left) <= len(row) // _CUT else None

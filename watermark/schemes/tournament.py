@@ -64,9 +64,14 @@ class Tournament(Redrawn):
         """The formula as it stands: every chance changed in every layer."""
         whole = log_sum(row)
         chances = np.exp(row - whole)
-        for layer in range(self.depth):
-            coins = ((drawn >> np.uint32(31 - layer)) & np.uint32(1)).astype(np.float64)
-            chances = np.maximum(chances * (1 + coins - chances @ coins), 0.0)
+        if prf.backend() == "numba":
+            from watermark.prf import compiled
+
+            compiled.layered(chances, drawn, self.depth)
+        else:
+            for layer in range(self.depth):
+                coins = ((drawn >> np.uint32(31 - layer)) & np.uint32(1)).astype(np.float64)
+                chances = np.maximum(chances * (1 + coins - chances @ coins), 0.0)
         with np.errstate(divide="ignore"):
             made: NDArray[np.float64] = np.log(chances) - math.log(chances.sum()) + whole
         return made
