@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from watermark.chunks import Chunks, fresh
-from watermark.chunks.cuts import ALWAYS, BEFORE_SIGNS, FIRST, NEVER, UNLESS_THERE, Cut, cut_of
+from watermark.chunks.added import Added
+from watermark.chunks.cuts import ALWAYS, BEFORE_SIGNS, FIRST, NEVER, UNLESS_THERE, cut_of
 
 WRITTEN = (
     "It's the cat's hat, they'll say: “don't”! 12 345 6789 cats; naïve café, étude. You and I and I'M  here. "
@@ -29,22 +31,6 @@ ODD += [AddedToken(" so", normalized=True), AddedToken("\u00e9t", lstrip=True, n
 
 def _spaces(scheme: str, *, split: bool) -> Any:
     return pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
-
-
-# normalizer, pre-tokenizer, what is told of the model otherwise, added tokens, when a blank is put before a text
-KINDS: dict[str, tuple[Any, Any, dict[str, Any], list[AddedToken], str]] = {
-    "llama2": (PREPENDED, None, {}, PLAIN[:2], ALWAYS),
-    "mistral": (None, _spaces("first", split=False), {"unk_token": None}, PLAIN[:4], FIRST),
-    "gemma": (SIGNED, pre_tokenizers.Split(" ", "merged_with_previous"), {}, PLAIN, NEVER),
-    "phi3": (PREPENDED, None, {}, PLAIN[:3] + ODD, ALWAYS),
-    "always": (None, _spaces("always", split=False), {}, PLAIN + ODD, UNLESS_THERE),
-    "blank first": (normalizers.Sequence([normalizers.Prepend(" "), SIGNED]), None, {}, PLAIN[:2], ALWAYS),
-    "unknown fused": (None, _spaces("first", split=False), {"byte_fallback": False}, PLAIN[:3], FIRST),
-    "unknown apart": (PREPENDED, None, {"byte_fallback": False, "fuse_unk": False}, ODD, ALWAYS),
-    "split": (None, _spaces("first", split=True), {"ignore_merges": True}, PLAIN[:3], FIRST),
-    "unigram": (None, _spaces("always", split=True), {}, PLAIN[:3], UNLESS_THERE),
-    "unigram, signed": (SIGNED, _spaces("never", split=True), {}, PLAIN[:3], NEVER),
-}
 
 
 @cache
@@ -62,6 +48,43 @@ def _model(kind: str) -> dict[str, Any]:
     backend.train_from_iterator([WRITTEN], trainer)
     found: dict[str, Any] = json.loads(backend.to_str())["model"]
     return found
+
+
+def _merged(*merges: tuple[str, str]) -> dict[str, Any]:
+    """The trained model with merges before all others."""
+    vocabulary = dict(_model("BPE")["vocab"])
+    for token in (part for pair in merges for part in (*pair, "".join(pair))):
+        vocabulary.setdefault(token, len(vocabulary))
+    return {"vocab": vocabulary, "merges": [*map(list, merges), *_model("BPE")["merges"]]}
+
+
+def _without(*tokens: str) -> dict[str, Any]:
+    vocabulary = {token: index for token, index in _model("BPE")["vocab"].items() if token not in tokens}
+    merges = [pair for pair in _model("BPE")["merges"] if {*pair, "".join(pair)} <= vocabulary.keys()]
+    return {"vocab": vocabulary, "merges": merges}
+
+
+# normalizer, pre-tokenizer, what is told of the model otherwise, added tokens, when a blank is put before a text
+KINDS: dict[str, tuple[Any, Any, dict[str, Any], list[AddedToken], str]] = {
+    "llama2": (PREPENDED, None, {}, PLAIN[:2], ALWAYS),
+    "mistral": (None, _spaces("first", split=False), {"unk_token": None}, PLAIN[:4], FIRST),
+    "gemma": (SIGNED, pre_tokenizers.Split(" ", "merged_with_previous"), {}, PLAIN, NEVER),
+    "phi3": (PREPENDED, None, {}, PLAIN[:3] + ODD, ALWAYS),
+    "always": (None, _spaces("always", split=False), {}, PLAIN + ODD, UNLESS_THERE),
+    "blank first": (normalizers.Sequence([normalizers.Prepend(" "), SIGNED]), None, {}, PLAIN[:2], ALWAYS),
+    "unknown fused": (None, _spaces("first", split=False), {"byte_fallback": False}, PLAIN[:3], FIRST),
+    "unknown apart": (PREPENDED, None, {"byte_fallback": False, "fuse_unk": False}, ODD, ALWAYS),
+    "split": (None, _spaces("first", split=True), {"ignore_merges": True}, PLAIN[:3], FIRST),
+    "held": (
+        PREPENDED,
+        None,
+        _merged(("e", "▁"), ("e▁", "c"), ("▁", "<"), ("▁<", "/"), (">", "▁</")),
+        PLAIN[:2],
+        ALWAYS,
+    ),
+    "unigram": (None, _spaces("always", split=True), {}, PLAIN[:3], UNLESS_THERE),
+    "unigram, signed": (SIGNED, _spaces("never", split=True), {}, PLAIN[:3], NEVER),
+}
 
 
 def _made(normalizer: Any, pre_tokenizer: Any, told: dict[str, Any], added: list[AddedToken], model: str) -> Tokenizer:
@@ -136,6 +159,7 @@ runs = [
     "<0x0A>",
     "<unk>",
 ]
+runs += ["> </", "he cat", "> <", ">▁</p> c", "e c"]
 runs += ["<s>", "</s>", "[INST", "[INST]", "<user>", "< s>", " <user> "]
 pieces = st.lists(st.sampled_from([*characters, *runs]) | st.characters(exclude_categories=["Cs"]), max_size=40)
 
@@ -169,38 +193,20 @@ def test_new_words_are_encoded_many_at_a_time_and_never_again(monkeypatch):
     assert len(asked) < 3_000 / 50
 
 
-ACROSS = "e▁c"  # ends a word and begins the next
-
-
-def _across() -> Tokenizer:
-    """A vocabulary that merges over a blank, as one that was trained without a pre-tokenizer does."""
-    described = json.loads(_backend("llama2").to_str())
-    model = described["model"]
-    for token, parts in ((ACROSS[:2], ["e", "▁"]), (ACROSS, [ACROSS[:2], "c"])):
-        model["vocab"][token] = len(model["vocab"])
-        model["merges"].insert(0, parts)
-    described["added_tokens"] = []
-    return Tokenizer.from_str(json.dumps(described))
-
-
-def test_a_vocabulary_that_merges_over_a_blank_is_not_cut():
-    """And it would be wrong: the check on the vocabulary is what keeps the ids right."""
-    backend, safe = _across(), cut_of(_backend("llama2"))
-    assert cut_of(backend) is None
-    assert safe is not None
-    whole = _whole(backend, ["the cats"])[0]
-    assert backend.token_to_id(ACROSS) in whole
-    reader = Tokenizer(backend.model)
-    reader.normalizer = SIGNED
-    cut = Cut(BEFORE_SIGNS, reader, ALWAYS)
-    forced = Chunks(backend, cut, Chunks.of(_backend("llama2")).added, fresh.Fresh(reader, BEFORE_SIGNS))
-    assert _rows(forced.encode(["the cats"])) != [whole]
-
-
-def _without(*tokens: str) -> dict[str, Any]:
-    vocabulary = {token: index for token, index in _model("BPE")["vocab"].items() if token not in tokens}
-    merges = [pair for pair in _model("BPE")["merges"] if {*pair, "".join(pair)} <= vocabulary.keys()]
-    return {"vocab": vocabulary, "merges": merges}
+def test_a_cut_where_the_vocabulary_merges_over_a_blank_would_be_wrong():
+    """What the vocabulary says of such places is what keeps the ids right."""
+    backend, texts = _backend("held"), ["the cats", "a cat> </s"]
+    cut = cut_of(backend)
+    assert cut is not None
+    assert cut.held == ">e"
+    whole = _whole(backend, texts)
+    assert {backend.token_to_id("e▁c"), backend.token_to_id(">▁</")} <= {index for row in whole for index in row}
+    for held, wrong in ((">", 0), ("e", 1)):
+        less = replace(cut, held=held)
+        forced = Chunks(backend, less, Added.of(backend), fresh.Fresh(less))
+        assert [row == right for row, right in zip(_rows(forced.encode(texts)), whole, strict=True)] == [
+            n != wrong for n in range(2)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +219,10 @@ def _without(*tokens: str) -> dict[str, Any]:
         (PREPENDED, None, {"byte_fallback": False, "unk_token": None}),  # characters are left out
         (PREPENDED, None, {"unk_token": None} | _without("<0x0A>")),
         (PREPENDED, None, _without("▁")),
+        (PREPENDED, None, _merged(("é", "▁c"))),
+        (PREPENDED, None, _merged(("<0x0A>", "▁c"))),
+        (PREPENDED, None, _merged(("<unk>", "▁c"))),
+        (PREPENDED, None, {"unk_token": "?▁"} | _merged(("?", "▁"))),
         (normalizers.Prepend("▁"), None, {}),
         (normalizers.Replace(Regex(" +"), "▁"), None, {}),
         (normalizers.Replace(" ", "_"), None, {}),
@@ -244,6 +254,15 @@ def test_half_a_character_is_told_wherever_it_stands(text):
     assert made is not None
     with pytest.raises(UnicodeEncodeError):
         made.encode(["whole", text])
+
+
+def test_thousands_of_added_tokens_are_found_longest_first():
+    backend = Tokenizer.from_str(_backend("gemma").to_str())
+    backend.add_tokens([AddedToken(f"<unused{n}>", normalized=False) for n in range(3_000)])
+    backend.add_tokens([AddedToken("a" * n, normalized=False) for n in (3, 5, 9, 10)])
+    made, texts = Chunks.of(backend), ["a" * n for n in range(32)] + ["<unused77> <unused777>x<unused3001>", "<<s>>"]
+    assert made is not None
+    assert _rows(made.encode(texts)) == _whole(backend, texts)
 
 
 def test_special_tokens_that_are_read_as_text_are_text():

@@ -17,7 +17,7 @@ import numpy as np
 
 from watermark import prf
 from watermark.chunks.added import Added
-from watermark.chunks.cuts import SIGN, WHERE, Cut, cut_of
+from watermark.chunks.cuts import SIGN, Cut, cut_of
 from watermark.chunks.fresh import Fresh, encoded
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Chunks:
         cut = cut_of(backend)
         if cut is None:
             return None
-        made = cls(backend, cut, Added.of(backend), Fresh(cut.reader, cut.where))
+        made = cls(backend, cut, Added.of(backend), Fresh(cut))
         whole = backend.encode(_TRIED, add_special_tokens=False).ids
         return made if made._read([_TRIED], made._by_word)[0].tolist() == whole else None
 
@@ -95,15 +95,14 @@ class Chunks:
 
         table, self._table = self._table, None  # one that was left while it learned is not used again
         if table is None or len(table) > _ENTRIES or table.size > _BYTES:
-            table = Table(self.cut.where, _LONG)
+            table = Table(self.cut.where, self.cut.held, _LONG)
         found: tuple[U32, I64] = table.encode(pieces, self.fresh.encode)
         self._table = table
         return found
 
     def _by_word(self, pieces: Sequence[str]) -> tuple[U32, I64]:
         """As `compiled.Table.encode`, with a dictionary."""
-        cut = WHERE[self.cut.where]
-        words = [cut.split(piece) for piece in pieces]
+        words = [self.cut.places.split(piece) for piece in pieces]
         if len(self._known) > _ENTRIES // 4:
             self._known = {"": []}
         new = [word for word in dict.fromkeys(chain.from_iterable(words)) if word not in self._known]

@@ -33,8 +33,10 @@ class Added:
         ids = {} if backend.encode_special_tokens else {t.content: i for i, t in tokens.items() if _plain(t)}
         odd = {token.content for token in tokens.values()} - ids.keys()
         odd |= {unicodedata.normalize("NFC", content) for content in odd}
-        composed = type(backend.normalizer).__name__ == "NFC" if backend.normalizer is not None else False
-        return cls(ids, _any(map(re.escape, _longest(ids)), apart=True), _any(map(_loosely, _longest(odd))), composed)
+        composed = backend.normalizer is not None and b'"NFC"' in backend.normalizer.__getstate__()
+        plain = re.compile(f"({_longest(ids)})") if ids else None
+        loose = re.compile("|".join(map(_loosely, sorted(odd)))) if odd else None
+        return cls(ids, plain, loose, composed)
 
     def whole(self, text: str) -> bool:
         """Whether a text may hold a token that is not found as it stands."""
@@ -53,15 +55,25 @@ def _plain(token: Any) -> bool:
     return not (token.normalized or token.single_word or token.lstrip or token.rstrip)
 
 
-def _longest(contents: Iterable[str]) -> list[str]:
-    return sorted(contents, key=lambda content: (-len(content), content))
+def _longest(contents: Iterable[str]) -> str:
+    """A pattern that finds the longest of these at a place, letter by letter: some vocabularies have thousands."""
+    tree: dict[str, Any] = {}
+    for content in contents:
+        node = tree
+        for letter in content:
+            node = node.setdefault(letter, {})
+        node[""] = {}
+    return _pattern(tree)
+
+
+def _pattern(node: dict[str, Any]) -> str:
+    branches = [re.escape(letter) + _pattern(further) for letter, further in node.items() if letter]
+    if not branches:
+        return ""
+    alone = len(branches) == 1 and "" not in node
+    return branches[0] if alone else f"(?:{'|'.join(branches)}){'?' if '' in node else ''}"
 
 
 def _loosely(content: str) -> str:
     """Blanks may be written as "▁", and with one more before the text."""
     return "".join(f"[ {SIGN}]" if letter in (" ", SIGN) else re.escape(letter) for letter in content)
-
-
-def _any(patterns: Iterable[str], *, apart: bool = False) -> re.Pattern[str] | None:
-    joined = "|".join(patterns)
-    return re.compile(f"({joined})" if apart else joined) if joined else None

@@ -54,21 +54,15 @@ def _is_blank(text: Any, first: int, at: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _is_sign(text: Any, first: int, at: int) -> bool:
-    """Whether a blank or "▁" (E2 96 81) ends before this byte. first: where the text begins."""
-    if text[at - 1] == 0x20:
-        return True
-    return at >= first + 3 and text[at - 1] == 0x81 and text[at - 2] == 0x96 and text[at - 3] == 0xE2
-
-
-@njit(cache=True, nogil=True)
-def _cut_here(text: Any, first: int, at: int, cut: int) -> bool:
-    """Whether a chunk ends before this byte. cut: 1 BEFORE_BLANKS, 2 AFTER_LINES, 3 BEFORE_SIGNS."""
+def _cut_here(text: Any, first: int, at: int, cut: int, held: Any) -> bool:
+    """Whether a chunk ends before this byte. cut: 1 BEFORE_BLANKS, 2 AFTER_LINES, 3 BEFORE_SIGNS ("▁" is E2 96 81)."""
     byte = text[at]
     if cut == 3:
         if byte != 0x20 and (byte != 0xE2 or text[at + 1] != 0x96 or text[at + 2] != 0x81):
             return False
-        return not _is_sign(text, first, at)
+        if text[at - 1] < 0x80:
+            return not held[text[at - 1]]
+        return at < first + 3 or text[at - 1] != 0x81 or text[at - 2] != 0x96 or text[at - 3] != 0xE2
     if byte == 0x20:
         return not _is_blank(text, first, at)
     if cut == 1:
@@ -77,15 +71,17 @@ def _cut_here(text: Any, first: int, at: int, cut: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _cut(text: Any, bounds: Any, cut: int, long: int, slots: Any, kept: Any, arena: Any, used: Any, out: Any) -> int:
+def _cut(text: Any, bounds: Any, where: Any, long: int, slots: Any, kept: Any, arena: Any, used: Any, out: Any) -> int:
     """Numbers the chunks of each text, known ones and new ones; stops before a text for which there is no room.
 
-    text: bytes of all texts, of which text i lies in bounds[i]:bounds[i + 1]. slots (…, 2): hash and entry number, -1
+    text: bytes of all texts, of which text i lies in bounds[i]:bounds[i + 1]. where: (which cut, whether a text is not
+    cut before a sign behind each byte of ASCII). slots (…, 2): hash and entry number, -1
     for none; kept (entries, 2): start in `arena` and length of each entry. used: [entries, bytes of the arena, new
     entries, chunks, texts], all advanced. out: found, the entry of each chunk; ends, chunks up to the end of each text;
     new (…, 2), where each new entry stands in `text`.
     """
     found, ends, new = out
+    cut, behind = where
     mask = np.uint64(len(slots) - 1)
     entries, filled, fresh, chunks = used[0], used[1], used[2], used[3]
     number = used[4]
@@ -97,7 +93,7 @@ def _cut(text: Any, bounds: Any, cut: int, long: int, slots: Any, kept: Any, are
         while start < last:
             hashed = (np.uint64(0xCBF29CE484222325) ^ np.uint64(text[start])) * np.uint64(0x100000001B3)
             at = start + 1
-            while at < last and not _cut_here(text, first, at, cut):
+            while at < last and not _cut_here(text, first, at, cut, behind):
                 hashed = (hashed ^ np.uint64(text[at])) * np.uint64(0x100000001B3)
                 at += 1
             hashed ^= hashed >> np.uint64(32)
@@ -174,9 +170,11 @@ def _empty(kind: Any, *shape: int) -> Any:
 
 @dataclass
 class Table:
-    """Chunks met so far with their ids. cut: where texts may be cut; long: bytes of a chunk that is not kept."""
+    """Chunks met so far with their ids. cut, held: where texts may be cut, as in `cuts.Cut`; long: bytes of a chunk
+    that is not kept."""
 
     cut: int
+    held: str
     long: int
     used: Any = field(default_factory=lambda: np.zeros(5, dtype=np.int64))
     slots: Any = field(default_factory=lambda: np.full((_SMALLEST, 2), -1, dtype=np.int64))
@@ -215,9 +213,12 @@ class Table:
         self.arena = _grown(self.arena, int(self.used[1]) + len(text))
         out = _empty(np.int32, most), _empty(np.int64, len(bounds) - 1), _empty(np.int64, most, 2)
         self.used[2:] = 0
-        while (
-            done := _cut(text, bounds, self.cut, self.long, self.slots, self.kept, self.arena, self.used, out)
-        ) < len(bounds) - 1:
+        held = np.zeros(128, dtype=np.bool_)
+        held[[ord(character) for character in f" {self.held}"]] = True
+        where = self.cut, held
+        while (done := _cut(text, bounds, where, self.long, self.slots, self.kept, self.arena, self.used, out)) < len(
+            bounds
+        ) - 1:
             wanted = 2 * (len(self) + _most(int(bounds[done + 1] - bounds[done]), 1))
             grown = np.full((1 << wanted.bit_length(), 2), -1, dtype=np.int64)
             _rehashed(self.slots, grown)

@@ -7,13 +7,14 @@ Blanks written as "▁" (SentencePiece: Llama 2, Mistral, Gemma, T5). A text may
 blank or the sign itself stood there:
 - A pre-tokenizer that splits before each "▁" does so itself, whatever the model.
 - Else byte pair encoding merges across all the text. A merge joins two tokens to a token of the vocabulary that reads
-  as both. Across such a place it would read "▁" behind another character: each character left of it became a token
-  that ends with that character, with ">" of a byte (<0x0A>) or as the unknown token does, and the "▁" right of it one
-  that begins with "▁". Where the vocabulary holds none that reads so there is no such merge, and the merges of either
-  side come in the same order as if it stood alone: by rank, then from the left (`tokenizers` 0.23,
-  models/bpe/word.rs). Characters that are unknown are made one token only up to the next "▁", which is known
-  (models/bpe/model.rs, `merge_word`). A vocabulary that has no token for some characters, and would leave them out, is
-  not taken; nor one that looks up whole texts before it merges.
+  as both. Across such a place its left part would be what the token reads before a "▁" that stands behind another
+  character. Each token left of the place ends with the character before it, or with that character's last byte (<0x0A>)
+  or the unknown token if the vocabulary does not have it; and one right of it begins with "▁". So a text is cut only
+  behind characters that no token of the vocabulary has before a "▁": most vocabularies have none, Gemma 3's has
+  ">▁</". Then no merge crosses, and the merges of either side come in the same order as if it stood alone: by rank,
+  then from the left (`tokenizers` 0.23, models/bpe/word.rs). Characters that are unknown are made one token only up to
+  the next "▁", which is known (models/bpe/model.rs, `merge_word`). A vocabulary that has no token for some characters,
+  and would leave them out, is not taken; nor one that looks up whole texts before it merges.
 - A blank that is put before a text is put there before the cut (`Cut.begun`), and nothing is put before what follows.
 """
 
@@ -21,15 +22,15 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 BEFORE_BLANKS, AFTER_LINES, BEFORE_SIGNS = 1, 2, 3  # before a blank; also before or after a line's end; before "▁" too
 SIGN = "\u2581"
-WHERE = {
+_WHERE = {
     BEFORE_BLANKS: re.compile(r"(?<=\S)(?=[ \n])"),
     AFTER_LINES: re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)"),
-    BEFORE_SIGNS: re.compile(f"(?<=[^ {SIGN}])(?=[ {SIGN}])"),
 }
 # GPT-4's cut and its descendants: Llama 3, Qwen 2 and 3, GPT-4 (cl100k). Each ends a match at an end of line.
 WITH_LINES = (
@@ -39,6 +40,7 @@ WITH_LINES = (
 )
 NEVER, UNLESS_THERE, ALWAYS, FIRST = "never", "unless there", "always", "first"
 _SIGNED = {"type": "Replace", "pattern": {"String": " "}, "content": SIGN}
+_BYTE = re.compile("<0x[0-9A-F]{2}>$")
 _PREFIXES = {"never": NEVER, "always": UNLESS_THERE, "first": FIRST}  # of Metaspace
 
 
@@ -48,12 +50,25 @@ class Cut:
 
     where: one of the constants above. reader: the `tokenizers.Tokenizer` that encodes chunks, nothing put before them.
     prefix: when a blank is put before what is read: ALWAYS, UNLESS_THERE (a blank or "▁"), FIRST (at the start of a
-    text alone, unless there), NEVER.
+    text alone, unless there), NEVER. held: characters of ASCII behind which texts are not cut before a sign.
     """
 
     where: int
     reader: Any = field(repr=False)
     prefix: str = NEVER
+    held: str = ""
+
+    @cached_property
+    def places(self) -> re.Pattern[str]:
+        """What finds the places."""
+        held = re.escape(f" {SIGN}{self.held}")
+        return re.compile(f"(?<=[^{held}])(?=[ {SIGN}])") if self.where == BEFORE_SIGNS else _WHERE[self.where]
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Ids of the reader's tokens."""
+        found: dict[str, int] = self.reader.get_vocab(with_added_tokens=True)
+        return found
 
     def begun(self, text: str, *, first: bool = True) -> str:
         """The text with the blank that the tokenizer puts before it. first: whether nothing stands before it."""
@@ -110,9 +125,12 @@ def _signed(backend: Any, before: list[dict[str, Any]], after: list[dict[str, An
         return None
     split = bool(spaces) and spaces[0].get("split", True)
     prefix = ALWAYS if put else _PREFIXES.get(spaces[0].get("prepend_scheme", "")) if spaces else NEVER
-    if prefix is None or not (_by_itself(backend.model) if split else _never_across(backend.model)):
+    if prefix is None:
         return None
-    return Cut(BEFORE_SIGNS, _reader(backend.model, bool(signed), split if spaces else None), prefix)
+    cut = Cut(BEFORE_SIGNS, _reader(backend.model, bool(signed), split if spaces else None), prefix)
+    if split:
+        return cut if _by_itself(backend.model) else None
+    return _behind(cut, backend.model)
 
 
 def _by_itself(model: Any) -> bool:
@@ -121,25 +139,30 @@ def _by_itself(model: Any) -> bool:
     return kind == "BPE" or (kind == "Unigram" and model.alpha is None)
 
 
-def _never_across(model: Any) -> bool:
-    """Whether a byte-pair model cannot merge a "▁" with another character before it, by the argument above."""
+def _behind(cut: Cut, model: Any) -> Cut | None:
+    """The cut, behind those characters where a byte-pair model cannot merge across, by the argument above."""
     if type(model).__name__ != "BPE" or model.ignore_merges:
-        return False
-    if model.continuing_subword_prefix or model.end_of_word_suffix:
-        return False
-    vocabulary = _vocabulary(model)
-    unknown = model.unk_token
+        return None
+    if model.continuing_subword_prefix or model.end_of_word_suffix or not _spells_all(cut.vocabulary, model):
+        return None
+    lefts = {left for token in cut.vocabulary if SIGN in token for left in _lefts(token)}
+    unknown = model.unk_token or "<0x00>"
+    if any(_BYTE.search(left) or left.endswith(unknown) or not left.isascii() for left in lefts):
+        return None
+    return replace(cut, held="".join(sorted({left[-1] for left in lefts})))
+
+
+def _spells_all(vocabulary: dict[str, int], model: Any) -> bool:
+    """Whether each character becomes a token or more, "▁" its own, and none but that one ends with "▁"."""
     all_bytes = model.byte_fallback and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
-    spelt = all_bytes or (unknown in vocabulary and not unknown.endswith(SIGN))
-    behind = any(SIGN in token.lstrip(SIGN) for token in vocabulary)
-    return spelt and not behind and SIGN in vocabulary and len(set(vocabulary.values())) == len(vocabulary)
+    unknown = model.unk_token in vocabulary and not model.unk_token.endswith(SIGN)
+    distinct = len(set(vocabulary.values())) == len(vocabulary)
+    return distinct and SIGN in vocabulary and (unknown or (all_bytes and not model.unk_token))
 
 
-def _vocabulary(model: Any) -> dict[str, int]:
-    import tokenizers
-
-    found: dict[str, int] = tokenizers.Tokenizer(model).get_vocab(with_added_tokens=False)
-    return found
+def _lefts(token: str) -> list[str]:
+    """What a token reads before each "▁" behind another character."""
+    return [token[:at] for at in range(1, len(token)) if token[at] == SIGN != token[at - 1]]
 
 
 def _reader(model: Any, signed: bool, split: bool | None) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from watermark.chunks.cuts import BEFORE_BLANKS, BEFORE_SIGNS, SIGN
+from watermark.chunks.cuts import BEFORE_BLANKS, BEFORE_SIGNS, SIGN, Cut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,10 +23,9 @@ _NONE = 1 << 40  # wider than any chunk
 
 @dataclass
 class Fresh:
-    """Encodes chunks. reader: a `tokenizers.Tokenizer`; where: one of the constants of `cuts`."""
+    """Encodes chunks. cut: how texts are cut, and the `tokenizers.Tokenizer` that reads the chunks."""
 
-    reader: Any
-    where: int
+    cut: Cut
 
     def encode(self, text: NDArray[np.uint8], places: I64) -> tuple[U32, I64, I64]:
         """(ids, where those of each chunk start, how many they are) of chunks at `places` (n, 2) of UTF-8.
@@ -42,7 +41,7 @@ class Fresh:
         if counts is None:
             at, ids, counts = at[:0], ids[:0], np.empty(0, dtype=np.int64)
         rest = np.setdiff1d(np.arange(len(places)), at, assume_unique=True)
-        rows = encoded(self.reader, [bytes(text[start:end]).decode() for start, end in places[rest].tolist()])
+        rows = encoded(self.cut.reader, [bytes(text[start:end]).decode() for start, end in places[rest].tolist()])
         lengths[at], lengths[rest] = counts, [len(row) for row in rows]
         order = np.concatenate([at, rest])
         starts[order] = np.cumsum(lengths[order]) - lengths[order]
@@ -54,20 +53,23 @@ class Fresh:
         heads, tails = text[places[:, 0]], text[places[:, 1] - 1]
         if not len(self._widths):
             return np.zeros(len(places), dtype=np.bool_)
-        if self.where != BEFORE_SIGNS:
-            begins = (heads == 0x20) | ((heads == 0x0A) & (self.where == BEFORE_BLANKS))
+        if self.cut.where != BEFORE_SIGNS:
+            begins = (heads == 0x20) | ((heads == 0x0A) & (self.cut.where == BEFORE_BLANKS))
             found: NDArray[np.bool_] = begins & (tails > 0x20) & (tails < 0x7F)
             return found
         joined, ends = _laid(text, places)
         others = np.add.reduceat(~self._letters[joined], np.concatenate([[0], ends[:-1]]), dtype=np.int64)
-        spelt: NDArray[np.bool_] = (heads == 0x20) & (tails != 0x20) & (others == 0)
+        held = np.isin(tails, np.frombuffer(f" {self.cut.held}".encode(), dtype=np.uint8))
+        spelt: NDArray[np.bool_] = (heads == 0x20) & ~held & (others == 0)
         return spelt
 
     def _together(self, text: NDArray[np.uint8], places: I64) -> tuple[U32, I64 | None]:
         """(ids, how many each chunk has), or None for the latter if the tokens' lengths do not fit the chunks'."""
         joined, ends = _laid(text, places)
         cuts = [0, *ends[_AT_ONCE - 1 :: _AT_ONCE].tolist(), len(joined)]
-        rows = encoded(self.reader, [bytes(joined[start:end]).decode() for start, end in pairwise(cuts) if start < end])
+        rows = encoded(
+            self.cut.reader, [bytes(joined[start:end]).decode() for start, end in pairwise(cuts) if start < end]
+        )
         ids = np.fromiter(chain.from_iterable(rows), dtype=np.uint32, count=sum(map(len, rows)))
         reached = self._widths[ids].cumsum()
         last = np.searchsorted(reached, ends)
@@ -80,17 +82,17 @@ class Fresh:
     def _widths(self) -> I64:
         """Bytes of a chunk that each id stands for; far too many for an added token. Empty where that is not known,
         since texts are normalized first."""
-        signs, added = self.where == BEFORE_SIGNS, self.reader.get_added_tokens_decoder()
-        if self.reader.normalizer is not None and not signs:
+        signs, added = self.cut.where == BEFORE_SIGNS, self.cut.reader.get_added_tokens_decoder()
+        if self.cut.reader.normalizer is not None and not signs:
             return np.empty(0, dtype=np.int64)
-        widths = np.full(max(self._vocabulary.values()) + 1, _NONE, dtype=np.int64)
-        for token, index in self._vocabulary.items():
+        widths = np.full(max(self.cut.vocabulary.values()) + 1, _NONE, dtype=np.int64)
+        for token, index in self.cut.vocabulary.items():
             if index not in added:
                 widths[index] = len(token)  # one letter of the byte alphabet for each; or one of ASCII, or "▁"
         if signs:
             for byte in np.flatnonzero(self._letters).tolist():
-                if _written(byte) not in self._vocabulary:
-                    widths[self._vocabulary[f"<0x{byte:02X}>"]] = 1
+                if _written(byte) not in self.cut.vocabulary:
+                    widths[self.cut.vocabulary[f"<0x{byte:02X}>"]] = 1
         return widths
 
     @cached_property
@@ -98,13 +100,8 @@ class Fresh:
         """Which bytes are characters that the vocabulary has a token for, if only that of the byte."""
         found = np.zeros(256, dtype=np.bool_)
         for byte in range(0x80):
-            alone = getattr(self.reader.model, "byte_fallback", False) and f"<0x{byte:02X}>" in self._vocabulary
-            found[byte] = _written(byte) in self._vocabulary or (alone and byte != 0x20)
-        return found
-
-    @cached_property
-    def _vocabulary(self) -> dict[str, int]:
-        found: dict[str, int] = self.reader.get_vocab(with_added_tokens=True)
+            alone = getattr(self.cut.reader.model, "byte_fallback", False) and f"<0x{byte:02X}>" in self.cut.vocabulary
+            found[byte] = _written(byte) in self.cut.vocabulary or (alone and byte != 0x20)
         return found
 
 
