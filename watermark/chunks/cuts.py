@@ -48,13 +48,15 @@ _PREFIXES = {"never": NEVER, "always": UNLESS_THERE, "first": FIRST}  # of Metas
 class Cut:
     """How a tokenizer's texts are cut.
 
-    where: one of the constants above. reader: the `tokenizers.Tokenizer` that encodes chunks, nothing put before them.
+    where: one of the constants above. reader: the `tokenizers.Tokenizer` that encodes chunks, nothing put before them;
+    vocabulary: the ids of its tokens.
     prefix: when a blank is put before what is read: ALWAYS, UNLESS_THERE (a blank or "▁"), FIRST (at the start of a
     text alone, unless there), NEVER. held: characters of ASCII behind which texts are not cut before a sign.
     """
 
     where: int
     reader: Any = field(repr=False)
+    vocabulary: dict[str, int] = field(repr=False)
     prefix: str = NEVER
     held: str = ""
 
@@ -63,12 +65,6 @@ class Cut:
         """What finds the places."""
         held = re.escape(f" {SIGN}{self.held}")
         return re.compile(f"(?<=[^{held}])(?=[ {SIGN}])") if self.where == BEFORE_SIGNS else _WHERE[self.where]
-
-    @cached_property
-    def vocabulary(self) -> dict[str, int]:
-        """Ids of the reader's tokens."""
-        found: dict[str, int] = self.reader.get_vocab(with_added_tokens=True)
-        return found
 
     def begun(self, text: str, *, first: bool = True) -> str:
         """The text with the blank that the tokenizer puts before it. first: whether nothing stands before it."""
@@ -83,7 +79,7 @@ def cut_of(backend: Any) -> Cut | None:
         return None
     before, after = _steps(backend.normalizer, "normalizers"), _steps(backend.pre_tokenizer, "pretokenizers")
     where = _byte_level(before, after)
-    return _signed(backend, before, after) if where is None else Cut(where, backend)
+    return _signed(backend, before, after) if where is None else Cut(where, backend, _vocabulary(backend))
 
 
 def _steps(part: Any, name: str) -> list[dict[str, Any]]:
@@ -127,7 +123,8 @@ def _signed(backend: Any, before: list[dict[str, Any]], after: list[dict[str, An
     prefix = ALWAYS if put else _PREFIXES.get(spaces[0].get("prepend_scheme", "")) if spaces else NEVER
     if prefix is None:
         return None
-    cut = Cut(BEFORE_SIGNS, _reader(backend.model, bool(signed), split if spaces else None), prefix)
+    reader = _reader(backend.model, bool(signed), split if spaces else None)
+    cut = Cut(BEFORE_SIGNS, reader, _vocabulary(reader), prefix)
     if split:
         return cut if _by_itself(backend.model) else None
     return _behind(cut, backend.model)
@@ -145,7 +142,7 @@ def _behind(cut: Cut, model: Any) -> Cut | None:
         return None
     if model.continuing_subword_prefix or model.end_of_word_suffix or not _spells_all(cut.vocabulary, model):
         return None
-    lefts = {left for token in cut.vocabulary if SIGN in token for left in _lefts(token)}
+    lefts = {left for token in cut.vocabulary if SIGN in token.lstrip(SIGN) for left in _lefts(token)}
     unknown = model.unk_token or "<0x00>"
     if any(_BYTE.search(left) or left.endswith(unknown) or not left.isascii() for left in lefts):
         return None
@@ -163,6 +160,11 @@ def _spells_all(vocabulary: dict[str, int], model: Any) -> bool:
 def _lefts(token: str) -> list[str]:
     """What a token reads before each "▁" behind another character."""
     return [token[:at] for at in range(1, len(token)) if token[at] == SIGN != token[at - 1]]
+
+
+def _vocabulary(backend: Any) -> dict[str, int]:
+    found: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    return found
 
 
 def _reader(model: Any, signed: bool, split: bool | None) -> Any:
