@@ -90,6 +90,7 @@ def test_every_twin_agrees_with_whole_number_arithmetic(subkey, window, token):
     windows, tokens = np.array([window], dtype=np.uint32), np.array([token], dtype=np.uint32)
     assert reference.uniforms(windows, tokens, words)[0] == expected
     assert compiled.uniforms(windows, tokens, words)[0] == expected
+    assert compiled.window_states(windows, words)[0].tolist() == oracle.state(subkey, tuple(window))
     state = tensors.as_unsigned(tensors.window_states(torch.tensor([window]), words))[0]
     assert state.tolist() == oracle.state(subkey, tuple(window))
 
@@ -99,6 +100,7 @@ def test_numba_agrees_with_numpy_to_the_bit(width):
     windows, tokens = _random_cells(width, 30_000, seed=20 + width)
     words = prf.key_words(_subkey(width))
     assert np.array_equal(compiled.uniforms(windows, tokens, words), reference.uniforms(windows, tokens, words))
+    assert np.array_equal(compiled.window_states(windows, words), reference.window_states(windows, words))
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 5, 8])

@@ -69,6 +69,10 @@ def machine() -> dict[str, str | int | None]:
 
 def window_states(windows: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """The keyed state of each window. windows: (n, h) ids; words: (8,). Returns (n, 4)."""
+    if backend() == "numba":
+        from watermark.prf import compiled
+
+        return compiled.window_states(windows, words)
     return reference.window_states(windows, words)
 
 

@@ -118,6 +118,26 @@ def _uniforms(windows: Any, tokens: Any, words: Any, drawn: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _window_states(windows: Any, words: Any, states: Any) -> None:
+    """states (n, 4) of windows (n, h), each as a token is hashed after it: word 2 as it is. words: (8, 1)."""
+    width = windows.shape[1]
+    for i in range(windows.shape[0]):
+        held = np.zeros(4, np.uint32)
+        for j in range(4):
+            held[j] = words[j, 0]
+        for at in range(width):
+            if at > 0 and at % 4 == 0:
+                held[0], held[1], held[2], held[3] = _rounds(held[0], held[1], held[2], held[3])
+            held[at % 4] = uint32(held[at % 4] ^ windows[i, at])
+        v0, v1, v2, v3 = _rounds(held[0], held[1], held[2], held[3])
+        v0, v1 = uint32(v0 ^ words[4, 0]), uint32(v1 ^ words[5, 0])
+        v2, v3 = uint32(v2 ^ words[6, 0]), uint32(v3 ^ uint32(words[7, 0] ^ uint32(width)))
+        v0, v1, v2, v3 = _rounds(v0, v1, v2, v3)
+        states[i, 0], states[i, 1] = uint32(v0 ^ words[0, 0]), uint32(v1 ^ words[1, 0])
+        states[i, 2], states[i, 3] = uint32(v2 ^ words[2, 0]), uint32(v3 ^ words[3, 0])
+
+
+@njit(cache=True, nogil=True)
 def _tilt_rows(logits: Any, states: Any, below: Any, delta: Any, tilted: Any) -> None:
     _wide_vectors()
     for row in range(logits.shape[0]):
@@ -379,6 +399,14 @@ def _weighed(drawn: Any, weights: Any, below: Any, high: Any, low: Any, sums: An
                     level += np.int64(low[drawn[i] & uint32(0xFFFF)])
                 total += np.int64(weights[s, i]) * level
         sums[s] += total
+
+
+def window_states(windows: ArrayLike, words: U32) -> U32:
+    """As `reference.window_states`."""
+    ids = np.ascontiguousarray(np.asarray(windows), dtype=np.uint32)
+    states = np.empty((len(ids), 4), dtype=np.uint32)
+    _window_states(ids, np.ascontiguousarray(words).reshape(8, 1), states)
+    return states
 
 
 def uniforms(windows: ArrayLike, tokens: ArrayLike, words: U32) -> U32:
