@@ -122,6 +122,8 @@ def input_at(told: str, *, folder: Store | None, file: tuple[Store, str]) -> Inp
             raise OutputsInvalid(f"no outputs at {told}", hint="pass a .jsonl file of the suspect's answers")
         return Input(file[0], [file[1]], [], told, False)
     names = folder.names()
+    if not names and "://" in told:
+        raise OutputsInvalid(f"no outputs at {told}", hint="is that the address, bucket and all?")
     by_kind = ([n for n in names if n.endswith(kinds)] for kinds in (".arrow", ".parquet", LINES))
     found = next((some for some in by_kind if some), [])
     found = [name for name in found if not is_log(name)]

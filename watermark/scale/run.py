@@ -286,6 +286,8 @@ def _laid_out(
         stored = json.loads(work.read(_STAMPS)) if work.size(_STAMPS) is not None else {}
         if stored.get("stamps") == stamps and stored.get("corpus") == corpus.digest:
             return corpus
+    else:
+        work.write(_STAMPS, [canonical_json({})])  # whoever may not write there is told before all is read
     described, blocks = scanned(
         given, work, block_bytes=scale.block_bytes, say=lambda count: say("blocks laid out", count)
     )

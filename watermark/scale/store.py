@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
@@ -11,6 +13,9 @@ from typing import IO, Any, Protocol, cast
 from watermark.errors import ExtraMissing, WorkInvalid
 
 Bytes = bytes | memoryview
+_READ_AHEAD = 4 << 20  # bytes that a reader of an object asks for at a time; fsspec's own 50 MiB are a block's tenfold
+_STAMPS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "updated", "last_modified", "created")
+_LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
 class Store(Protocol):
@@ -43,7 +48,7 @@ class Store(Protocol):
 def store_at(address: str | Path) -> Store:
     """The store at a folder's path or at an address such as s3://bucket/folder.
 
-    Raises ExtraMissing where the address needs a library that is not installed, WorkInvalid if it is none.
+    Raises ExtraMissing without fsspec, WorkInvalid where the address needs another library or is none.
     """
     text = str(address)
     if "://" not in text:
@@ -55,7 +60,12 @@ def store_at(address: str | Path) -> Store:
     protocol = text.partition("://")[0]
     try:
         files, root = url_to_fs(text)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        library = _LIBRARIES.get(protocol)
+        if library is None:
+            raise WorkInvalid(f"{text} needs a library that is not installed: {error}") from None
+        raise WorkInvalid(f"{text} needs {library}, which is not installed", hint=f"pip install {library}") from None
+    except ValueError as error:
         raise WorkInvalid(f"{text} is no address that can be read here: {error}") from None
     return Folder(Path(root)) if protocol in ("file", "local") else Remote(text, files, str(root).rstrip("/"))
 
@@ -122,35 +132,99 @@ class Folder:
 
 @dataclass(frozen=True)
 class Remote:
-    """Objects under an address, through fsspec; putting one is a single step there. files: the file system."""
+    """Objects under an address, through fsspec. files: the file system.
+
+    Putting an object is a single step there. Nothing is believed that was listed before, for others write here too.
+    Whatever the library raises comes out as WorkInvalid, in its words.
+    """
 
     address: str
-
     files: Any
     root: str
 
     def names(self, under: str = "") -> list[str]:
         self.files.invalidate_cache()
-        found = (str(path).removeprefix(self.root).lstrip("/") for path in self.files.find(self._at(under)))
-        return ordered(name for name in found if name)  # of one object `find` gives itself
+        with self._in_words(under):
+            try:
+                found = [str(path) for path in self.files.find(self._at(under))]
+            except FileNotFoundError:  # a bucket that is not there
+                return []
+        names = (path.removeprefix(self.root).lstrip("/") for path in found if not path.endswith("/"))
+        return ordered(name for name in names if name)  # of one object `find` gives itself
 
     def size(self, name: str) -> int | None:
-        try:
-            return int(self.files.info(self._at(name))["size"])
-        except FileNotFoundError:
-            return None
+        told = self._info(name)
+        return None if told is None or told.get("type") == "directory" else int(told["size"])
 
     def stamp(self, name: str) -> str:
-        return str(self.files.ukey(self._at(name)))
+        told = self._info(name) or {}
+        return " ".join(str(told[key]) for key in _STAMPS if told.get(key) is not None)
 
     def open(self, name: str) -> IO[bytes]:
-        return cast("IO[bytes]", self.files.open(self._at(name), "rb"))
+        with self._in_words(name):
+            opened = self.files.open(self._at(name), "rb", block_size=_READ_AHEAD)
+        return cast("IO[bytes]", io.BufferedReader(_Opened(opened, lambda: self._in_words(name)), 1 << 16))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        return bytes(self.files.cat_file(self._at(name), start=start, end=stop))
+        with self._in_words(name):
+            return bytes(self.files.cat_file(self._at(name), start=start or None, end=stop))
 
     def write(self, name: str, parts: Iterable[Bytes], *, mode: int = 0o666) -> None:
-        self.files.pipe_file(self._at(name), b"".join(parts))
+        content = b"".join(parts)
+        with self._in_words(name, "written"):
+            self.files.pipe_file(self._at(name), content)
+
+    def _info(self, name: str) -> dict[str, Any] | None:
+        self.files.invalidate_cache()
+        with self._in_words(name):
+            try:
+                told: dict[str, Any] = self.files.info(self._at(name))
+            except FileNotFoundError:
+                return None
+            return told
 
     def _at(self, name: str) -> str:
         return f"{self.root}/{name}".rstrip("/")
+
+    @contextmanager
+    def _in_words(self, name: str, verb: str = "read") -> Iterator[None]:
+        """Raises WorkInvalid for what a client's library raises: errors of its own kinds, some of them no OSError."""
+        try:
+            yield
+        except (WorkInvalid, MemoryError):
+            raise
+        except Exception as error:
+            raise WorkInvalid(
+                f"{self.address.rstrip('/')}/{name} could not be {verb}: {str(error) or type(error).__name__}",
+                hint="is the address right, and may these credentials use it? what was finished is kept",
+            ) from None
+
+
+class _Opened(io.RawIOBase):
+    """An object that fsspec opened, as Python's own buffered reader wants it. words: see `Remote._in_words`."""
+
+    def __init__(self, opened: Any, words: Callable[[], AbstractContextManager[None]]) -> None:
+        self._opened, self._words = opened, words
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._words():
+            content = self._opened.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._opened.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._opened.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._opened.close()
+        super().close()
