@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo evidence-demo test lint ray-test study study-quick study-small study-scores study-text engine-students engine-levels \
-  benchmarks conformance clean
+.PHONY: demo evidence-demo test lint ray-test objects-test study study-quick study-small study-scores study-text \
+  engine-students engine-levels benchmarks conformance clean
 
 demo: $(READY)
 	$(BIN)/wmark demo --output demo
@@ -29,6 +29,17 @@ lint: $(READY)
 # Detection on a Ray cluster of two nodes on loopback, one of them killed at work.
 ray-test: $(READY)
 	$(BIN)/python -m pytest tests/test_scale_ray.py
+
+# Detection in an object store: an S3 server on loopback. Its libraries want an older dateutil than the exact set has,
+# so they get a virtual environment of their own, which looks into the other one.
+OBJECTS := .venv-objects
+objects-test: $(READY)
+	test -x $(OBJECTS)/bin/python || $(BIN)/python -m venv $(OBJECTS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(OBJECTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(OBJECTS)/bin/python -m pip install --quiet 'moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5 s3fs==2026.9.0 \
+	  aiobotocore==3.10.0 botocore==1.43.117 boto3==1.43.117
+	$(OBJECTS)/bin/python -m pytest tests/test_scale_objects.py
 
 study: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,study]'
@@ -81,4 +92,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) .venv-objects demo build *.egg-info
