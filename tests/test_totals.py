@@ -1,6 +1,9 @@
 """Totals under many keys: the compiled kernel, its numpy text and a plain loop over scores give the same integers."""
 
 import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -286,3 +289,42 @@ def test_scores_that_are_no_whole_numbers_are_refused():
 def test_misshapen_input_is_refused_in_words(change, says):
     with pytest.raises(ValueError, match=says):
         Watermark(GreenList(), KEYS[0]).totals(*change(*cells(2, 1)), KEYS)
+
+
+@pytest.fixture
+def large_work(monkeypatch):
+    monkeypatch.setenv("WMARK_NUMBA", "0")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    monkeypatch.setattr(prf, "_LARGE", 1)
+    rng = np.random.default_rng(11)
+    windows, tokens = rng.integers(0, 9, (700, 2), dtype=np.uint32), rng.integers(0, 2**32, 700, dtype=np.uint32)
+    weights = rng.integers(-9, 99, (2, 700), dtype=np.int32)
+    words = rng.integers(0, 2**32, (7, 8), dtype=np.uint32)
+    return windows, tokens, weights, words
+
+
+@pytest.mark.parametrize("counting", [prf.Counting(1 << 30), Gumbel()._counting], ids=["bits", "levels"])
+def test_processes_find_the_same(large_work, monkeypatch, counting):
+    here = []
+    alone = reference.totals
+    monkeypatch.setattr(reference, "totals", lambda *given: (here.append(len(given[3])), alone(*given))[1])
+    assert np.array_equal(prf.totals(*large_work, counting), alone(*large_work, counting))
+    assert here == [3]  # the other four keys were somebody else's
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python", shutil.which("false"), shutil.which("true")])
+def test_what_a_process_leaves_undone_is_done_here(large_work, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
+    found = prf.totals(*large_work, prf.Counting(1 << 30))
+    assert np.array_equal(found, reference.totals(*large_work, prf.Counting(1 << 30)))
+
+
+def test_subkeys_go_through_a_pipe_alone(large_work, monkeypatch):
+    begun = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda given, **more: (begun.append((given, more)), popen(given, **more))[1]
+    )
+    prf.totals(*large_work, prf.Counting(1 << 30))
+    assert [given[1:] for given, _ in begun] == [["-m", "watermark.prf.apart"]] * 2
+    assert all(more["stdin"] == subprocess.PIPE for _, more in begun)

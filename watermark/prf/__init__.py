@@ -12,8 +12,9 @@ Integer arithmetic alone, so that numpy, numba and torch agree to the bit on eve
    x *= s2 | 1;  x ^= x >> 16;  x *= 0x846ca68b;  x += s3, all modulo 2^32; x is the uniform.
 
 A token is *green* when its uniform is below `threshold(gamma)`: each cell is its own Bernoulli draw, with
-probability exactly threshold / 2^32. `reference` is the numpy text of the recipe, `compiled` its numba twin
-(chosen when numba is installed), `tensors` its torch twin and `fused` its Triton twin (`devices` says when).
+probability exactly threshold / 2^32. `reference` is the numpy text of the recipe (`apart` shares large work out over
+processes), `compiled` its numba twin (chosen when numba is installed), `tensors` its torch twin and `fused` its Triton
+twin (`devices` says when).
 Golden vectors: tests/vectors/arx32-v1.json.
 """
 
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 RECIPE = "arx32-v1"
+_LARGE = 1 << 29  # keys times cells from which on numpy is worth the start of another process
 
 
 def backend() -> str:
@@ -103,6 +105,10 @@ def totals(
         from watermark.prf import compiled
 
         return compiled.totals(windows, tokens, weights, words, counting)
+    if threads() > 1 and len(words) * len(tokens) >= _LARGE:
+        from watermark.prf import apart
+
+        return apart.totals(windows, tokens, weights, words, counting)
     return reference.totals(windows, tokens, weights, words, counting)
 
 

@@ -1,14 +1,13 @@
 """The keyed function in numpy: the text that the other twins are held to. See the package's docstring.
 
-Arithmetic is done in place on blocks of lanes that stay in the processor's second cache, m keys by n cells; numpy lets
-go of the interpreter's lock meanwhile, so that blocks of keys run in threads.
+Arithmetic is done in place on blocks of lanes that stay in the processor's second cache, m keys by n cells, by one
+thread: several would wait for the interpreter's lock after every step (`apart` takes processes).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     U64 = NDArray[np.uint64]
     I64 = NDArray[np.int64]
 
-_BLOCK = 1 << 15  # lanes worked on at once: larger, and they leave the cache; smaller, and calls cost more than sums
+_BLOCK = 1 << 16  # lanes worked on at once: larger, and they leave the cache; smaller, and calls cost more than sums
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,9 @@ def totals(windows: U32, tokens: U32, weights: NDArray[np.int32], words: U32, co
     together = max(1, min(len(words), _BLOCK // max(1, len(choices))))
     found = np.empty((len(words), len(weights)), dtype=np.int64)
 
-    def block(first: int) -> None:
+    for first in range(0, len(words), together):
         some = np.ascontiguousarray(words[first : first + together].T)
         found[first : first + together] = _sums(columns, starts, choices, counts, some, counting)
-
-    with ThreadPoolExecutor(threads()) as pool:
-        list(pool.map(block, range(0, len(words), together)))
     return found
 
 
