@@ -3,7 +3,8 @@
 A scheme is a frozen dataclass with `name`, `version`, `window` and its parameters as fields, and three members:
 `tilt` on the way out, `score` on the way back, `null` for the law of one score when the key is independent of
 the text. One that redraws says `once`; if its `tilt` also takes `shut`, columns to leave out, and it says `shuts`,
-special tokens cost no copy of the logits. Deduplication, tokenizing, p-values, files and reports come from the shared path.
+special tokens cost no copy of the logits. Deduplication, tokenizing, p-values, files and reports come from the
+shared path.
 """
 
 from __future__ import annotations
