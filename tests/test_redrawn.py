@@ -212,3 +212,25 @@ def test_columns_that_are_shut_are_as_if_they_were_not_there(monkeypatch, backen
     made = np.asarray(scheme.tilt(given, ids, KEY, shut=[17, 4_999]))
     assert np.array_equal(made, scheme.tilt(closed, ids, KEY))
     assert np.array_equal(np.asarray(given), logits)
+
+
+@BACKENDS
+@pytest.mark.parametrize("scheme", SCHEMES[:2], ids=str)
+def test_half_precision_and_no_rows_at_all(monkeypatch, backend, scheme):
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    logits, ids = rows(3, 5_000).astype(np.float16), contexts(3)
+    made = scheme.tilt(logits, ids, KEY)
+    assert made.dtype == np.float16
+    assert np.array_equal(made > -np.inf, scheme.tilt(logits.astype(np.float64), ids, KEY).astype(np.float16) > -np.inf)
+    assert scheme.tilt(logits[:0], ids[:0], KEY).shape == (0, 5_000)
+
+
+@BACKENDS
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_row_that_is_no_distribution_stays_none(monkeypatch, backend, broken):
+    """A model's own fault is for the sampler to tell, as it does without a mark."""
+    monkeypatch.setenv("WMARK_NUMBA", backend)
+    logits = rows(1, 5_000)
+    logits[0, 40] = broken
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(Gumbel().tilt(logits, contexts(1), KEY)).any()

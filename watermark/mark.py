@@ -23,6 +23,7 @@ from watermark.keys import Key
 from watermark.markfile import exported, named, opened, pretty, read_mark_file
 from watermark.schemes import Scheme, marks_once, scheme_from_json, scheme_to_json
 from watermark.schemes.gate import entropies
+from watermark.schemes.redrawn import without
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -134,10 +135,10 @@ class Watermark:
         kept = [i for i in self.special_ids if i < logits.shape[-1]]
         beside = {} if proxy is None else {"proxy": proxy}
         given = logits
-        if kept and getattr(self.scheme, "shuts", False):
+        if getattr(self.scheme, "shuts", False):
             beside["shut"] = kept
-        elif kept and marks_once(self.scheme):
-            given = _without(logits, kept)
+        elif marks_once(self.scheme):
+            given = without(logits, kept)
         tilted = self._tilted(given, np.where(unmarked[:, None], 0, ids), beside)
         for row in np.flatnonzero(unmarked):
             tilted[int(row)] = logits[int(row)]
@@ -360,13 +361,6 @@ def _stood_before(ids: NDArray[Any], window: int) -> NDArray[np.bool_]:
     windows = np.lib.stride_tricks.sliding_window_view(ids, window, axis=1)
     found: NDArray[np.bool_] = (windows[:, :-1] == windows[:, -1:]).all(axis=2).any(axis=1)
     return found
-
-
-def _without(logits: Any, columns: list[int]) -> Any:
-    """Logits in which some columns cannot be drawn, so that a scheme which redraws shares out the others alone."""
-    others = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
-    others[:, columns] = -np.inf
-    return others
 
 
 def _on_host(ids: Any) -> NDArray[Any]:

@@ -57,12 +57,12 @@ class Gumbel(Redrawn):
     def _redraw_whole(
         self, row: NDArray[Any], state: NDArray[np.uint32], made: NDArray[Any], lent: NDArray[np.float64]
     ) -> None:
-        if prf.backend() != "numba":
+        top = row.max()
+        if prf.backend() != "numba" or not np.isfinite(top):
             super()._redraw_whole(row, state, made, lent)
             return
         from watermark.prf import compiled
 
-        top = row.max()
         near, drawn = compiled.contenders(row, state, top, *_bounds())
         single = row.dtype == np.float32
         whole = float(top) + math.log(compiled.exp_sum(row, top)) if single else log_sum(row, out=lent)

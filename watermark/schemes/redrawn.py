@@ -104,7 +104,8 @@ class Redrawn:
         self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32], shut: Sequence[int]
     ) -> NDArray[Any]:
         states, tilted = prf.window_states(contexts.astype(np.uint32), words), np.full_like(logits, -np.inf)
-        row, lent, closed = np.empty_like(logits[0]), np.empty(logits.shape[1]), list(shut)
+        kind = np.float32 if logits.dtype == np.float32 else np.float64
+        row, lent, closed = np.empty(logits.shape[1], dtype=kind), np.empty(logits.shape[1]), list(shut)
         for given, state, made in zip(logits, states, tilted, strict=True):
             row[:] = given
             row[closed] = -np.inf
@@ -133,9 +134,7 @@ class Redrawn:
             exact = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
             made = torch.from_numpy(self._redrawn(exact.numpy(), ids.cpu().numpy(), words, shut))
             return made.to(logits)
-        others = logits.clone() if shut else logits
-        others[:, list(shut)] = -torch.inf
-        return self._redrawn_there(others, tensors.window_states(ids, words))
+        return self._redrawn_there(without(logits, shut), tensors.window_states(ids, words))
 
     def _redrawn_there(self, logits: Any, states: Any) -> Any:
         """Where the logits lie; of rows that are cut to some tokens only these are redrawn (top-k, top-p)."""
@@ -159,6 +158,15 @@ def law_of_tables(high: tuple[int, ...], low: tuple[int, ...]) -> Levels:
     """The law of high + low from how often each level stands in either table: whole numbers over 2^32, exactly."""
     ways = np.convolve(np.array(high, dtype=np.int64), np.array(low, dtype=np.int64))
     return Levels(tuple((ways / 2.0**32).tolist()))
+
+
+def without(logits: Any, columns: Sequence[int]) -> Any:
+    """Logits (b, V) in which some columns cannot be drawn, so that the others are shared out alone."""
+    if not len(columns):
+        return logits
+    others = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
+    others[:, list(columns)] = -np.inf
+    return others
 
 
 def log_sum(row: NDArray[Any], *, out: NDArray[Any] | None = None) -> float:
