@@ -7,7 +7,7 @@ import watermark
 
 ROOT = Path(watermark.__file__).parent
 ORDER = (
-    ("errors",),
+    ("child", "errors"),
     ("files", "keys"),
     ("chain", "prf", "sealed", "stats", "timestamps"),
     ("accounts", "chunks", "engine_config", "idlists", "markfile", "schemes", "scores"),

@@ -326,5 +326,14 @@ def test_subkeys_go_through_a_pipe_alone(large_work, monkeypatch):
         subprocess, "Popen", lambda given, **more: (begun.append((given, more)), popen(given, **more))[1]
     )
     prf.totals(*large_work, prf.Counting(1 << 30))
-    assert [given[1:] for given, _ in begun] == [["-m", "watermark.prf.apart"]] * 2
+    assert [given[1:] for given, _ in begun] == [["-P", "-m", "watermark.prf.apart"]] * 2
     assert all(more["stdin"] == subprocess.PIPE for _, more in begun)
+
+
+def test_a_file_in_the_way_is_not_taken_for_a_module(large_work, monkeypatch, tmp_path):
+    (tmp_path / "numpy.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    alone, here = reference.totals, []
+    monkeypatch.setattr(reference, "totals", lambda *given: (here.append(len(given[3])), alone(*given))[1])
+    prf.totals(*large_work, prf.Counting(1 << 30))
+    assert here == [3]

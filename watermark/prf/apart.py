@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import subprocess
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from watermark import child
 from watermark.prf import reference
 
 if TYPE_CHECKING:
@@ -37,48 +37,47 @@ def totals(
     with contextlib.ExitStack() as stack:
         begun = [_begun(stack, (*cells, share)) for share in others]
         found = [reference.totals(windows, tokens, weights, own, counting)]
-        for share, child in zip(others, begun, strict=True):
-            made = None if child is None else _answer(child, (len(share), len(weights)))
+        for share, other in zip(others, begun, strict=True):
+            made = None if other is None else _answer(other, (len(share), len(weights)))
             found.append(reference.totals(windows, tokens, weights, share, counting) if made is None else made)
     return np.concatenate(found)
 
 
 def _begun(stack: contextlib.ExitStack, given: tuple[NDArray[Any], ...]) -> subprocess.Popen[bytes] | None:
-    beside = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        child = subprocess.Popen(
-            [sys.executable or "python", "-m", "watermark.prf.apart"],
+        begun = subprocess.Popen(
+            child.command("watermark.prf.apart"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=beside,
+            env=child.environment(),
         )
     except OSError:
         return None
-    stack.callback(_ended, child)
-    assert child.stdin is not None
+    stack.callback(_ended, begun)
+    assert begun.stdin is not None
     content = io.BytesIO()
     for array in given:
         np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
-    with contextlib.suppress(BrokenPipeError), child.stdin as stream:
+    with contextlib.suppress(BrokenPipeError), begun.stdin as stream:
         stream.write(content.getbuffer())
-    return child
+    return begun
 
 
-def _answer(child: subprocess.Popen[bytes], shape: tuple[int, int]) -> NDArray[np.int64] | None:
+def _answer(begun: subprocess.Popen[bytes], shape: tuple[int, int]) -> NDArray[np.int64] | None:
     """What a process found; None if it did not come to its end."""
-    assert child.stdout is not None
-    content = child.stdout.read()
-    if child.wait() or len(content) != 8 * shape[0] * shape[1]:
+    assert begun.stdout is not None
+    content = begun.stdout.read()
+    if begun.wait() or len(content) != 8 * shape[0] * shape[1]:
         return None
     return np.frombuffer(content, dtype="<i8").astype(np.int64).reshape(shape)
 
 
-def _ended(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
-    child.wait()
-    if child.stdout is not None:
-        child.stdout.close()
+def _ended(begun: subprocess.Popen[bytes]) -> None:
+    begun.kill()
+    begun.wait()
+    if begun.stdout is not None:
+        begun.stdout.close()
 
 
 def _serve(given: IO[bytes], made: IO[bytes]) -> None:

@@ -9,13 +9,13 @@ import os
 import queue
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from watermark import child
 from watermark.errors import ExtraMissing, WorkInvalid
 from watermark.scale.job import Bench, Job
 from watermark.scale.tasks import done
@@ -53,9 +53,9 @@ class Workers:
     """Processes of this machine. They get the job and the tasks as JSON through pipes, and end when theirs closes."""
 
     def __init__(self, job: Job, count: int) -> None:
-        command = [sys.executable, "-m", "watermark.scale.worker"]
+        command = child.command("watermark.scale.worker")
         share = max(1, (os.cpu_count() or 1) // count)  # of the processors, for each
-        alone = {"NUMBA_NUM_THREADS": str(share)} | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+        alone = {"NUMBA_NUM_THREADS": str(share)} | child.environment() | {"TOKENIZERS_PARALLELISM": "false"}
         self.processes = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone)
             for _ in range(count)
