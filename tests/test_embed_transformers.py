@@ -53,7 +53,7 @@ def log10_p(mark, sequences, start):
 
 
 class _Silent:
-    digest, size, special_ids, source = "x", WIDTH, SPECIAL, "tiny"
+    digest, size, special_ids, source, shareable = "x", WIDTH, SPECIAL, "tiny", False
 
     def encode(self, texts):
         return [[] for _ in texts]
