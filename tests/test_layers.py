@@ -11,6 +11,7 @@ ORDER = (
     ("files", "keys"),
     ("chain", "prf", "sealed", "stats", "timestamps"),
     ("accounts", "chunks", "engine_config", "idlists", "markfile", "schemes", "scores"),
+    ("ongpu",),
     ("tokenizer",),
     ("engine_readers", "mark", "prompts"),
     ("engines", "keyring", "ledger", "outputs", "testing"),

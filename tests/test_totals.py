@@ -1,12 +1,12 @@
 """Totals under many keys: the compiled kernel, its numpy text and a plain loop over scores give the same integers."""
 
-import os
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 from watermark import prf
 from watermark.keys import decoy_keys
@@ -126,7 +126,6 @@ def test_tensors_add_up_to_the_same(counting, window):
 
 
 def test_tensors_are_cut_into_blocks(monkeypatch):
-    pytest.importorskip("torch")
     from watermark.prf import tensors
 
     monkeypatch.setattr(tensors, "_LANES", 64 * 100)
@@ -135,27 +134,30 @@ def test_tensors_are_cut_into_blocks(monkeypatch):
     assert np.array_equal(found, reference.totals(windows, choices, weights, _words(), LEVELS))
 
 
-@pytest.mark.skipif(not os.environ.get("TRITON_INTERPRET"), reason="needs triton, and TRITON_INTERPRET=1 without a GPU")
 @COUNTINGS
 @pytest.mark.parametrize("window, statistics", [(1, 1), (2, 3), (4, 1), (5, 2), (8, 1)])
 def test_the_fused_kernel_adds_up_to_the_same(monkeypatch, counting, window, statistics):
-    torch = pytest.importorskip("torch")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     fused = pytest.importorskip("watermark.prf.fused")
     monkeypatch.setattr(fused, "_CELLS", 16)
     windows, choices, weights = cells(window, statistics, count=40)
-    given = [torch.from_numpy(each.view(np.int32)) for each in (windows, choices, weights, _words(KEYS[:5]))]
-    found = fused.totals(*given, counting).numpy()
+    given = [each.view(np.int32) for each in (windows, choices, weights, _words(KEYS[:5]))]
+    found = fused.totals(*(torch.from_numpy(each).to(device) for each in given), counting).cpu().numpy()
     assert np.array_equal(found, reference.totals(windows, choices, weights, _words(KEYS[:5]), counting))
 
 
-def test_a_gpu_is_asked_for_large_totals_alone(monkeypatch):
-    asked = []
+@pytest.mark.parametrize("limit", ["LARGE", "LOADED"])
+def test_a_gpu_is_asked_for_large_totals_alone(monkeypatch, limit):
+    """For smaller ones where torch is loaded already."""
+    asked, modules = [], dict(sys.modules)
+    modules.pop("torch", None)
+    monkeypatch.setattr(devices.sys, "modules", modules if limit == "LARGE" else modules | {"torch": object()})
     monkeypatch.setattr(devices, "chosen", lambda: "cpu")
     monkeypatch.setattr(devices, "totals", lambda *given: asked.append(given[-1]) or reference.totals(*given[:-1]))
     mark, given = Watermark(GreenList(), KEYS[0]), cells(2, 1)
     expected = mark.totals(*given, KEYS)
     assert asked == []
-    monkeypatch.setattr(devices, "LARGE", 70 * 3_000)
+    monkeypatch.setattr(devices, limit, 70 * 3_000)
     assert np.array_equal(mark.totals(*given, KEYS), expected)
     assert asked == ["cpu"]
     mark.totals(*given, KEYS[:69])

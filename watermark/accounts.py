@@ -49,9 +49,12 @@ class Accounts:
     def routed(self, windows: ArrayLike, shared: Key) -> NDArray[np.bool_]:
         """Whether each window (n, h) goes to the account's key: a bit drawn from the shared key. Returns (n,)."""
         ids = np.asarray(windows).astype(np.uint32)
-        words = prf.key_words(shared.derive(_LABEL))
-        drawn = prf.uniforms(ids, np.zeros(len(ids), dtype=np.uint32), words)
+        drawn = prf.uniforms(ids, np.zeros(len(ids), dtype=np.uint32), self.words(shared))
         return drawn < np.uint32(prf.threshold(self.share))
+
+    def words(self, shared: Key) -> NDArray[np.uint32]:
+        """The key words (8,) that windows are routed by."""
+        return prf.key_words(shared.derive(_LABEL))
 
 
 def read_accounts(path: str | Path) -> list[str]:

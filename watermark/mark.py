@@ -7,15 +7,16 @@ accounts is the shared one; `account(name)` is what serves one of them (`waterma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from watermark import prf
+from watermark import ongpu, prf
 from watermark.accounts import Accounts, check_names
 from watermark.errors import MarkInvalid, ProfileMismatch
 from watermark.files import write_new
@@ -46,6 +47,18 @@ class Binding:
     logits_width: int
     special_ids: tuple[int, ...]
     source: str = ""
+
+    @cached_property
+    def columns(self) -> NDArray[np.int64]:
+        """The special ids that the logits have columns for."""
+        return np.array([each for each in self.special_ids if each < self.logits_width], dtype=np.int64)
+
+    @cached_property
+    def is_special(self) -> NDArray[np.bool_]:
+        """Whether an id is special, for each below some number, and False for that one."""
+        table = np.zeros(max(self.special_ids, default=-1) + 2, dtype=np.bool_)
+        table[list(self.special_ids)] = True
+        return table
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,9 @@ class Watermark:
             raise ProfileMismatch(f"the tokenizer has {tokenizer.size} ids, the logits only {width} columns")
         bound = Binding(tokenizer.digest, width, tokenizer.special_ids, tokenizer.source)
         return cls(scheme, Key.generate(), bound)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     def rekeyed(self, key: Key) -> Watermark:
         """The same mark under another key."""
@@ -125,6 +141,8 @@ class Watermark:
         array of the same kind. Raises ProfileMismatch if V is not the bound logits width.
         """
         self.check_width(logits.shape[-1])
+        if ongpu.takes(self, logits):
+            return ongpu.tilt([self], logits, contexts, met=met, proxy=proxy)
         ids = _on_host(contexts)
         unmarked = self.holds_special(ids)
         if met is not None and marks_once(self.scheme):
@@ -132,7 +150,7 @@ class Watermark:
         gate = getattr(self.scheme, "gate", 0.0)
         if gate:
             unmarked |= entropies(logits) < gate
-        kept = [i for i in self.special_ids if i < logits.shape[-1]]
+        kept = self.binding.columns if self.binding else np.empty(0, dtype=np.int64)
         beside = {} if proxy is None else {"proxy": proxy}
         given = logits
         if getattr(self.scheme, "shuts", False):
@@ -142,20 +160,23 @@ class Watermark:
         tilted = self._tilted(given, np.where(unmarked[:, None], 0, ids), beside)
         for row in np.flatnonzero(unmarked):
             tilted[int(row)] = logits[int(row)]
-        if kept:
-            tilted[:, kept] = logits[:, kept]
+        if len(kept):
+            made, before = _arrays(tilted, logits)
+            made[:, kept] = before[:, kept]
         return tilted
 
-    def met(self, histories: Any) -> NDArray[np.bool_]:
+    def met(self, histories: Any) -> Any:
         """Whether each row's last window stood in it before: histories (b, t), an array, or b lists of ids.
 
-        What a scheme that marks once must know; a pure function of the ids so far, the prompt's among them.
+        What a scheme that marks once must know; a pure function of the ids so far, the prompt's among them. Returns
+        (b,) bools, an array, or of ids on CUDA a tensor there.
         """
         window = self.scheme.window
+        if getattr(getattr(histories, "device", None), "type", "") == "cuda":
+            return ongpu.stood_before(histories, window)
         if hasattr(histories, "shape"):
             return _stood_before(_on_host(histories), window)
-        rows = [np.asarray(row, dtype=np.int64)[None] for row in histories]
-        return np.array([bool(_stood_before(row, window)[0]) for row in rows], dtype=bool)
+        return np.array([_listed_before(row, window) for row in histories], dtype=bool)
 
     def _tilted(self, logits: Any, ids: NDArray[Any], beside: dict[str, Any]) -> Any:
         """Each row under the key that its window goes to; without an account, the accounts' rows stay as they are."""
@@ -205,8 +226,11 @@ class Watermark:
 
     def holds_special(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
         """Whether each window (n, h) holds a special token (or padding below zero)."""
-        special = np.isin(ids, np.asarray(self.special_ids, dtype=np.int64)) | (ids < 0)
-        return np.asarray(special.any(axis=1))
+        held = ids < 0
+        if self.special_ids:
+            special = self.binding.is_special  # type: ignore[union-attr]
+            held |= special[np.clip(ids, 0, len(special) - 1)]
+        return np.asarray(held.any(axis=1))
 
     def check_width(self, width: int) -> None:
         """Raises ProfileMismatch unless `width` is the logits width of the binding."""
@@ -324,7 +348,7 @@ def save_profile(mark: Watermark, path: str | Path) -> None:
 
 def contexts_of(ids: Iterable[Iterable[int]], window: int) -> NDArray[np.int64]:
     """Each row's last `window` ids, left-filled with -1 where a row is shorter. Returns (b, window)."""
-    rows = [list(row)[-window:] for row in ids]
+    rows = [list((row if isinstance(row, Sequence) else list(row))[-window:]) for row in ids]
     return np.array([[-1] * (window - len(row)) + row for row in rows], dtype=np.int64)
 
 
@@ -361,6 +385,27 @@ def _stood_before(ids: NDArray[Any], window: int) -> NDArray[np.bool_]:
     windows = np.lib.stride_tricks.sliding_window_view(ids, window, axis=1)
     found: NDArray[np.bool_] = (windows[:, :-1] == windows[:, -1:]).all(axis=2).any(axis=1)
     return found
+
+
+def _listed_before(ids: Sequence[int], window: int) -> bool:
+    """The same of one list: a look for its last id finds the few places that are worth comparing."""
+    ids = ids if isinstance(ids, list) else list(ids)
+    last, place = ids[-window:], window - 1
+    while True:
+        try:
+            place = ids.index(last[-1], place, len(ids) - 1)
+        except (ValueError, IndexError):
+            return False
+        if ids[place - window + 1 : place + 1] == last:
+            return True
+        place += 1
+
+
+def _arrays(*tensors: Any) -> Any:
+    """Tensors in memory as arrays over the same numbers, whose columns are quicker to name; others as they are."""
+    if any(isinstance(each, np.ndarray) or each.device.type != "cpu" or each.requires_grad for each in tensors):
+        return tensors
+    return tensors if any("bfloat16" in str(each.dtype) for each in tensors) else [each.numpy() for each in tensors]
 
 
 def _on_host(ids: Any) -> NDArray[Any]:

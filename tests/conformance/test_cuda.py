@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from watermark.engine_config import DEPTHS
 from watermark.engines import import_mark
@@ -68,6 +69,14 @@ def test_its_level_holds_over_random_keys() -> None:
     assert 0.7 < z.var() < 1.1
     for level, threshold in ((0.05, 1.645), (0.01, 2.326)):
         assert (z > threshold).mean() <= level + 3 * math.sqrt(level / len(z))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("seed", [0, 1, 2**40 + 7])
+@pytest.mark.parametrize("size", [2, 1_000, 2**16])
+def test_the_table_is_the_devices(size: int, seed: int) -> None:
+    drawn = torch.randint(0, 2, (size,), generator=torch.Generator("cuda").manual_seed(seed), device="cuda")
+    assert np.array_equal(drawn.cpu().numpy(), cuda_table(size, seed))
 
 
 @pytest.mark.parametrize(

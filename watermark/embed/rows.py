@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from watermark import ongpu
 from watermark.errors import EmbeddingRefused
 from watermark.mark import contexts_of
 from watermark.schemes import marks_once
@@ -54,6 +55,69 @@ def tilt_rows(mark: Watermark, histories: Sequence[Sequence[int]], logits: Any, 
     if isinstance(logits, np.ndarray):
         return np.where(tilted == scaled, logits, (tilted * temperature).astype(logits.dtype))
     return (tilted * temperature).where(tilted != scaled, logits)
+
+
+def tilt_each(marks: Sequence[Watermark], histories: Any, logits: Any, temperatures: Sequence[float]) -> Any:
+    """As `tilt_rows`, each row under a mark and a temperature of its own. On a GPU all marks that differ in nothing but
+    their own key, those of accounts for instance, are one call.
+
+    histories: lists of ids, or a tensor (b, t), filled up with -1 on the left.
+    """
+    groups: list[list[int]] = []
+    together: list[bool] = []  # whether a group takes every mark that is alike
+    for row, mark in enumerate(marks):
+        check_sampling(mark, temperatures[row])
+        for group, open_to_all in zip(groups, together, strict=True):
+            first = group[0]
+            same = mark is marks[first] and temperatures[row] == temperatures[first]
+            if same or (open_to_all and ongpu.alike(mark, marks[first])):
+                group.append(row)
+                break
+        else:
+            groups.append([row])
+            together.append(ongpu.takes(mark, logits))
+    if len(groups) == 1:
+        return _tilt_group(marks, histories, logits, temperatures)
+    made = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
+    for group in groups:
+        at = group if isinstance(logits, np.ndarray) else ongpu.sent(group, logits.device)
+        ids = [histories[row] for row in group] if isinstance(histories, Sequence) else histories[at]
+        some = [marks[row] for row in group]
+        made[at] = _tilt_group(some, ids, logits[at], [temperatures[row] for row in group])
+    return made
+
+
+def _tilt_group(marks: Sequence[Watermark], histories: Any, logits: Any, temperatures: Sequence[float]) -> Any:
+    """Rows of one mark and temperature, or on a GPU of any that are alike."""
+    first = marks[0]
+    window, listed = first.scheme.window, isinstance(histories, Sequence)
+    if not ongpu.takes(first, logits):
+        lists = histories if listed else [[each for each in row if each >= 0] for row in histories.tolist()]
+        return tilt_rows(first, lists, logits, temperature=temperatures[0])
+    first.check_width(logits.shape[-1])
+    distinct = {id(mark): mark for mark in marks}
+    places = {mark: place for place, mark in enumerate(distinct)}
+    given: dict[str, Any] = {"which": [places[id(mark)] for mark in marks]}
+    if marks_once(first.scheme):
+        given["met"] = first.met(histories) if listed else ongpu.stood_before(histories, window)
+    contexts, keyed = contexts_of(histories, window) if listed else _last(histories, window), list(distinct.values())
+    divided = [1.0 if each < GREEDY else each for each in temperatures]
+    if all(each == 1.0 for each in divided):
+        return ongpu.tilt(keyed, logits, contexts, **given)
+    by = ongpu.sent(divided, logits.device).to(logits.dtype)[:, None]
+    scaled = logits / by
+    tilted = ongpu.tilt(keyed, scaled, contexts, **given)
+    return (tilted * by).where(tilted != scaled, logits)
+
+
+def _last(ids: Any, window: int) -> Any:
+    """The last `window` ids of each row of a tensor (b, t), filled up with -1 on the left."""
+    kept = ids[:, -window:]
+    if kept.shape[1] == window:
+        return kept
+    made = ids.new_full((len(ids), window), -1)
+    made[:, window - kept.shape[1] :] = kept
+    return made
 
 
 def tilt_row(mark: Watermark, ids: Sequence[int], logits: Any, *, temperature: float = 1.0) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from watermark import ongpu
 from watermark.accounts import read_accounts
 from watermark.errors import EmbeddingRefused, MarkInvalid
 from watermark.mark import Watermark
@@ -87,6 +88,14 @@ class Served:
             if read is not None:
                 mark.check_tokenizer(read)
             mark.tilt(np.zeros((1, width), dtype=np.float32), np.ones((1, mark.scheme.window), dtype=np.int64))
+
+    def prepare(self, width: int) -> None:
+        """For an engine on a GPU: has the kernels compiled that these marks need, those of accounts once."""
+        kinds: list[Watermark] = []
+        for mark in self.marks.values():
+            if not any(ongpu.alike(mark, kind) for kind in kinds):
+                kinds.append(mark)
+                ongpu.prepare(mark, width)
 
 
 @lru_cache(maxsize=8)

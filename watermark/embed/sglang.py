@@ -23,7 +23,8 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from watermark.embed.rows import needed, tilt_row
+from watermark import ongpu
+from watermark.embed.rows import needed, tilt_each
 from watermark.embed.served import Served
 from watermark.errors import EmbeddingRefused
 from watermark.schemes.engines.sglang import SglangGumbel
@@ -82,17 +83,21 @@ class WatermarkLogitProcessor(*_interface()):  # type: ignore[misc]
         Raises EmbeddingRefused for a request that may not be served as it asks, and for draft rows of speculation.
         """
         self._check_width(logits.shape[-1])
-        for row, (params, request) in enumerate(_told(custom_param_list, len(logits))):
-            mark = self._served.asked(params)
-            if mark is not None:
-                ids = _last(request, needed(mark))
-                temperature = float(request.sampling_params.temperature)
-                logits[row] = tilt_row(mark, ids, logits[row], temperature=temperature)
+        told = [
+            (row, mark, _last(request, needed(mark)), float(request.sampling_params.temperature))
+            for row, (params, request) in enumerate(_told(custom_param_list, len(logits)))
+            if (mark := self._served.asked(params)) is not None
+        ]
+        if told:
+            at, marks, ids, temperatures = (list(each) for each in zip(*told, strict=True))
+            rows = slice(None) if len(at) == len(logits) else ongpu.sent(at, logits.device)
+            logits[rows] = tilt_each(marks, ids, logits[rows], temperatures)
         return logits
 
     def _check_width(self, width: int) -> None:
         if self._width != width:
             self._served.check_model(width=width)
+            self._served.prepare(width)
             self._width = width
 
 

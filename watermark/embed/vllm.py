@@ -14,11 +14,12 @@ function tilts. Both run before temperature, min-p, top-k and top-p; the request
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from watermark.embed.rows import check_sampling, needed, tilt_rows
+from watermark import ongpu
+from watermark.embed.rows import check_sampling, needed, tilt_each
 from watermark.embed.served import ASKED, NONE, Served
 from watermark.errors import EmbeddingRefused, WatermarkError
 
@@ -75,6 +76,7 @@ class WatermarkLogitsProcessor(*_interfaces()):  # type: ignore[misc]
         self._served = Served.from_environment()
         model = vllm_config.model_config
         self._served.check_model(width=model.get_vocab_size(), tokenizer=getattr(model, "tokenizer", None))
+        self._served.prepare(model.get_vocab_size())
         self._states = rest[0] if len(rest) == 1 else None
         self._requests: dict[int, _Request] = {}  # by row under V1, by slot under V2
 
@@ -115,12 +117,14 @@ class WatermarkLogitsProcessor(*_interfaces()):  # type: ignore[misc]
         """Tilts marked rows of logits (n, V) in place; ctx is V2's LogitsContext."""
         if not self._requests:
             return logits
-        alike: dict[tuple[Watermark, float], list[tuple[int, list[int]]]] = {}
-        for row, request, last in self._listed() if ctx is None else self._on_device(ctx):
-            alike.setdefault((request.mark, request.temperature), []).append((row, last))
-        for (mark, temperature), rows in alike.items():
-            at = [row for row, _ in rows]
-            logits[at] = tilt_rows(mark, [last for _, last in rows], logits[at], temperature=temperature)
+        at, asked = self._listed() if ctx is None else self._in_slots(ctx, len(logits))
+        if not at:
+            return logits
+        marks, temperatures = [each.mark for each in asked], [each.temperature for each in asked]
+        every = at == list(range(len(logits)))
+        rows = slice(None) if every else ongpu.sent(at, logits.device)
+        histories = [each.last() for each in asked] if ctx is None else self._histories(ctx, asked)[rows]
+        logits[rows] = tilt_each(marks, histories, logits[rows], temperatures)
         return logits
 
     def _keep(self, index: int, params: Any, prompt: Sequence[int], output: Sequence[int] | None) -> bool:
@@ -130,21 +134,25 @@ class WatermarkLogitsProcessor(*_interfaces()):  # type: ignore[misc]
             self._requests[index] = _Request(mark, float(params.temperature), prompt, output)
         return mark is not None
 
-    def _listed(self) -> Iterable[tuple[int, _Request, list[int]]]:
-        """V1: (row, request, last ids) of the marked rows."""
-        return ((row, request, request.last()) for row, request in self._requests.items())
+    def _listed(self) -> tuple[list[int], list[_Request]]:
+        """V1: the marked rows, and their requests."""
+        listed = sorted(self._requests.items())
+        return [row for row, _ in listed], [request for _, request in listed]
 
-    def _on_device(self, ctx: Any) -> Iterable[tuple[int, _Request, list[int]]]:
-        """V2: the same. Under speculation a request owns a row for each draft."""
-        if not any(int(slot) in self._requests for slot in ctx.idx_mapping_np):
-            return
+    def _in_slots(self, ctx: Any, count: int) -> tuple[list[int], list[_Request]]:
+        """V2: the same. Under speculation a request owns a row for each draft, and the device is asked which."""
+        slots = ctx.idx_mapping_np.tolist()
+        if not any(slot in self._requests for slot in slots):
+            return [], []
+        if count != len(slots):
+            slots = ctx.expanded_idx_mapping.cpu().tolist()
+        at = [row for row, slot in enumerate(slots) if slot in self._requests]
+        return at, [self._requests[slots[row]] for row in at]
+
+    def _histories(self, ctx: Any, asked: Sequence[_Request]) -> torch.Tensor:
+        """V2: the last ids of all rows, as many as any of the marked ones needs."""
         longest = int(ctx.seq_lens_upper_bound_np.max())
-        count = min(longest, max(needed(request.mark) for request in self._requests.values()))
-        ids = _last_ids(self._states, ctx, count).cpu().tolist()
-        for row, (slot, last) in enumerate(zip(ctx.expanded_idx_mapping.cpu().tolist(), ids, strict=True)):
-            request = self._requests.get(slot)
-            if request is not None:
-                yield row, request, [token for token in last if token >= 0]
+        return _last_ids(self._states, ctx, min(longest, max(needed(each.mark) for each in asked)))
 
 
 def _said(params: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from watermark.prf import devices, reference
-from watermark.prf.reference import Counting, cell_ids, key_words, threads, threshold, window_ids
+from watermark.prf.reference import Counting, cell_ids, key_words, threads, threshold, window_ids, words_of_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +47,7 @@ __all__ = [
     "uniforms",
     "window_ids",
     "window_states",
+    "words_of_keys",
 ]
 
 RECIPE = "arx32-v1"
@@ -99,7 +100,7 @@ def totals(
     windows: (n, h); tokens: (n,); weights: (S, n); words: (m, 8); counting: what a uniform scores. Returns (m, S).
     Cells are grouped by window once for all keys, unless these are few; memory is that of the cells, never n times m.
     """
-    if len(words) * len(tokens) >= devices.LARGE and (device := devices.chosen()):
+    if devices.worth(len(words) * len(tokens)) and (device := devices.chosen()):
         return devices.totals(windows, tokens, weights, words, counting, device)
     if backend() == "numba":
         from watermark.prf import compiled

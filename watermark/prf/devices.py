@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGE = 4_000_000_000  # keys times cells: seconds for two processors, as long as torch takes to load
+LOADED = 400_000_000  # where torch is there already: a third of a second
 _DRIVER = Path("/dev/nvidiactl")
+
+
+def worth(pairs: int) -> bool:
+    """Whether so many keys times cells are worth the way to a GPU, if there is one."""
+    return pairs >= (LOADED if "torch" in sys.modules else LARGE)
 
 
 def chosen() -> str | None:

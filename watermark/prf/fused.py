@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from watermark.prf.reference import Counting
 
 _LANES = 128  # keys of a program, one a thread
@@ -46,12 +49,35 @@ def _loaded(at, mask):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _id(windows, cell, place: tl.constexpr, width: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One id of a cell's window, zero beyond its width."""
+def _id(windows, place: tl.constexpr, width: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One id of the window at `windows`, zero beyond its width."""
     found = tl.full((), 0, tl.uint32)
     if place < width:
-        found = tl.load(windows + cell * width + place).to(tl.uint32, bitcast=True)
+        found = tl.load(windows + place).to(tl.uint32)
     return found
+
+
+@triton.jit
+def state(windows, width: tl.constexpr, k0, k1, k2, k3, k4, k5, k6, k7):  # type: ignore[no-untyped-def]
+    """Step 2: the state of the window of ids at `windows` under each key (lanes,), or under one."""
+    v0, v1 = k0 ^ _id(windows, 0, width), k1 ^ _id(windows, 1, width)
+    v2, v3 = k2 ^ _id(windows, 2, width), k3 ^ _id(windows, 3, width)
+    for start in tl.static_range(4, width, 4):
+        v0, v1, v2, v3 = _rounds(v0, v1, v2, v3)
+        v0, v1 = v0 ^ _id(windows, start, width), v1 ^ _id(windows, start + 1, width)
+        v2, v3 = v2 ^ _id(windows, start + 2, width), v3 ^ _id(windows, start + 3, width)
+    v0, v1, v2, v3 = _rounds(v0, v1, v2, v3)
+    v0, v1, v2, v3 = _rounds(v0 ^ k4, v1 ^ k5, v2 ^ k6, v3 ^ k7 ^ tl.full((), width, tl.uint32))
+    return v0 ^ k0, v1 ^ k1, v2 ^ k2, v3 ^ k3
+
+
+@triton.jit
+def token(tokens, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    """Step 3: the uniform of each token, or of each state."""
+    x = tokens + s0
+    x = (x ^ (x >> 16)) * tl.full((), 0x7FEB352D, tl.uint32)
+    x = ((x ^ (x >> 15)) + s1) * (s2 | tl.full((), 1, tl.uint32))
+    return (x ^ (x >> 16)) * tl.full((), 0x846CA68B, tl.uint32) + s3
 
 
 @triton.jit
@@ -72,22 +98,14 @@ def _totals(  # type: ignore[no-untyped-def]
     for step in range(each):
         cell = first + step
         if cell < cells:
-            v0, v1 = k0 ^ _id(windows, cell, 0, width), k1 ^ _id(windows, cell, 1, width)
-            v2, v3 = k2 ^ _id(windows, cell, 2, width), k3 ^ _id(windows, cell, 3, width)
-            for start in tl.static_range(4, width, 4):
-                v0, v1, v2, v3 = _rounds(v0, v1, v2, v3)
-                v0, v1 = v0 ^ _id(windows, cell, start, width), v1 ^ _id(windows, cell, start + 1, width)
-                v2, v3 = v2 ^ _id(windows, cell, start + 2, width), v3 ^ _id(windows, cell, start + 3, width)
-            v0, v1, v2, v3 = _rounds(v0, v1, v2, v3)
-            v0, v1, v2, v3 = _rounds(v0 ^ k4, v1 ^ k5, v2 ^ k6, v3 ^ k7 ^ tl.full((), width, tl.uint32))
-            x = tl.load(tokens + cell).to(tl.uint32, bitcast=True) + (v0 ^ k0)
-            x = (x ^ (x >> 16)) * tl.full((), 0x7FEB352D, tl.uint32)
-            x = ((x ^ (x >> 15)) + (v1 ^ k1)) * ((v2 ^ k2) | tl.full((), 1, tl.uint32))
-            x = (x ^ (x >> 16)) * tl.full((), 0x846CA68B, tl.uint32) + (v3 ^ k3)
-            if graded:
-                score = tl.load(high + (x >> 16).to(tl.int64)) + tl.load(low + (x & 0xFFFF).to(tl.int64))
-            else:
+            s0, s1, s2, s3 = state(windows + cell * width, width, k0, k1, k2, k3, k4, k5, k6, k7)
+            x = token(tl.load(tokens + cell).to(tl.uint32, bitcast=True), s0, s1, s2, s3)
+            if graded == 0:
                 score = (x.to(tl.int64) < below).to(tl.int64)
+            else:
+                score = tl.load(high + (x >> 16).to(tl.int32)).to(tl.int64)
+                if graded == 2:
+                    score += tl.load(low + (x & 0xFFFF).to(tl.int32)).to(tl.int64)
             weight = tl.load(weights + cell * statistics + s, mask=s < statistics, other=0).to(tl.int64)
             added += weight[:, None] * score[None, :]
     at = sums + s[:, None] * keys + k[None, :]
@@ -100,12 +118,19 @@ def totals(
     """As `reference.totals`, of int32 bit patterns on one GPU: (n, h), (n,), (S, n), (m, 8). Returns (m, S) int64."""
     cells, keys, statistics = len(tokens), len(words), len(weights)
     sums = torch.zeros((statistics, keys), dtype=torch.int64, device=tokens.device)
-    tables = [torch.from_numpy(table).to(tokens.device) for table in (counting.high, counting.low)]
+    graded = 0 if not len(counting.high) else 1 if not counting.low.any() else 2
+    tables = [torch.from_numpy(_narrow(table)).to(tokens.device) for table in (counting.high, counting.low)]
     grid: Any = (triton.cdiv(keys, _LANES), triton.cdiv(cells, _CELLS))
     _totals[grid](
         windows.contiguous(), tokens.contiguous(), weights.T.contiguous(), words.T.contiguous(), *tables, sums,
         cells, keys, counting.below,
         width=windows.shape[1], statistics=statistics, rows=triton.next_power_of_2(statistics),
-        graded=len(counting.high) > 0, each=_CELLS, lanes=_LANES,
+        graded=graded, each=_CELLS, lanes=_LANES,
     )  # fmt: skip
     return sums.T
+
+
+def _narrow(levels: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
+    """A table of levels in one byte each where they fit: those of 65,536 then stay in a multiprocessor's own cache."""
+    small = len(levels) and levels.min() >= 0 and levels.max() < 256
+    return levels.astype(np.uint8) if small else levels

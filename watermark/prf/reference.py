@@ -7,7 +7,7 @@ thread: several would wait for the interpreter's lock after every step (`apart` 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,14 @@ def key_words(subkey: bytes) -> U32:
     if len(subkey) != 32:
         raise ValueError(f"a subkey has 32 bytes, found {len(subkey)}")
     return np.frombuffer(subkey, dtype="<u4").astype(np.uint32)
+
+
+def words_of_keys(subkeys: Iterable[bytes]) -> U32:
+    """`key_words` of many, (m, 8). Raises ValueError for none, or for one of another length."""
+    listed = list(subkeys)
+    if not listed or any(len(subkey) != 32 for subkey in listed):
+        raise ValueError("needed are one or more subkeys of 32 bytes")
+    return np.frombuffer(b"".join(listed), dtype="<u4").astype(np.uint32).reshape(-1, 8)
 
 
 def threshold(gamma: float) -> int:

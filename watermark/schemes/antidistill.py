@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from watermark.keys import Key
+    from watermark.schemes.fused import Rows
 
 Logits = TypeVar("Logits", "NDArray[Any]", "torch.Tensor")
 
@@ -60,6 +61,13 @@ class AntiDistill(GreenBits):
         if isinstance(logits, np.ndarray):
             return self._tilt_array(logits, np.asarray(student), np.asarray(contexts), words)
         return self._tilt_tensor(logits, student, contexts, words)
+
+    def tilt_fused(self, logits: torch.Tensor, rows: Rows, *, proxy: torch.Tensor | None = None) -> torch.Tensor:
+        """The same on a GPU, of rows that the kernels are told of (`watermark.ongpu`)."""
+        from watermark.schemes import fused
+
+        student = logits if proxy is None else proxy.to(logits.device).contiguous()
+        return fused.antidistill(logits, student, rows, self._below, self.strength)
 
     def _tilt_array(
         self, logits: NDArray[Any], student: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]

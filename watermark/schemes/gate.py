@@ -27,7 +27,8 @@ def entropies(logits: Any) -> NDArray[np.float64]:
     A row without any finite logit has entropy 0.
     """
     if not isinstance(logits, np.ndarray):
-        return _of_tensor(logits)
+        entropy: NDArray[np.float64] = entropies_there(logits).cpu().double().numpy()
+        return entropy
     rows = logits.astype(np.float64)
     below = rows - np.where(np.isfinite(rows), rows, -1e300).max(axis=-1, keepdims=True)
     chances = np.exp(below)
@@ -38,9 +39,8 @@ def entropies(logits: Any) -> NDArray[np.float64]:
     return found
 
 
-def _of_tensor(logits: Any) -> NDArray[np.float64]:
-    """The same where the row lies: on a device that has no float64, in float32."""
+def entropies_there(logits: Any) -> Any:
+    """The same where the rows lie, a tensor (b,): on a device that has no float64, in float32."""
     logs = (logits.float() if logits.device.type == "mps" else logits.double()).log_softmax(-1)
     found = -(logs.exp() * logs.masked_fill(logs == -math.inf, 0.0)).sum(-1)
-    entropy: NDArray[np.float64] = found.nan_to_num(0.0).cpu().double().numpy()
-    return entropy
+    return found.nan_to_num(0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from watermark.keys import Key
+    from watermark.schemes.fused import Rows
 
 Logits = TypeVar("Logits", "NDArray[Any]", "torch.Tensor")
 WIDTHS = range(1, 9)
@@ -37,6 +39,12 @@ def check_gamma(gamma: float) -> None:
     """Raises ValueError unless `gamma` lies between 0.001 and 0.999."""
     if not 0.001 <= gamma <= 0.999:
         raise ValueError(f"gamma must lie between 0.001 and 0.999, found {gamma!r}")
+
+
+@lru_cache(maxsize=4096)
+def words_of(label: str, key: Key) -> NDArray[np.uint32]:
+    """The words (8,) of a key under a scheme's label; kept, since drawing them takes as long as a tilt of one row."""
+    return prf.key_words(key.derive(label))
 
 
 class GreenBits:
@@ -58,7 +66,7 @@ class GreenBits:
         self, windows: NDArray[np.uint32], choices: NDArray[np.uint32], weights: NDArray[np.int32], keys: Sequence[Key]
     ) -> NDArray[np.int64]:
         """Green weight of S statistics under m keys: (n, h), (n,), (S, n) give (m, S). See `Watermark.totals`."""
-        words = np.stack([self._words(key) for key in keys])
+        words = prf.words_of_keys(key.derive(self._label) for key in keys)
         return prf.totals(windows, choices, weights, words, prf.Counting(self._below))
 
     @property
@@ -70,8 +78,12 @@ class GreenBits:
     def _below(self) -> int:
         return prf.threshold(self.gamma)
 
+    @property
+    def _label(self) -> str:
+        return f"{self.name}/{self.version}"
+
     def _words(self, key: Key) -> NDArray[np.uint32]:
-        return prf.key_words(key.derive(f"{self.name}/{self.version}"))
+        return words_of(self._label, key)
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,12 @@ class GreenList(GreenBits):
         if isinstance(logits, np.ndarray):
             return self._tilt_array(logits, np.asarray(contexts), words)
         return self._tilt_tensor(logits, contexts, words)
+
+    def tilt_fused(self, logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """The same on a GPU, of rows that the kernels are told of (`watermark.ongpu`)."""
+        from watermark.schemes import fused
+
+        return fused.green(logits, rows, self._below, self.delta)
 
     def _tilt_array(self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]) -> NDArray[Any]:
         states = prf.window_states(contexts.astype(np.uint32), words)

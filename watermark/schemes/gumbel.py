@@ -20,7 +20,10 @@ from watermark.schemes.greenlist import check_window
 from watermark.schemes.redrawn import Redrawn, log_sum
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+
+    from watermark.schemes.fused import Rows
 
 UNIT = 0.25  # nats of one level; rounding to it costs 0.3 % of z
 _STEPS = 1 << 16
@@ -67,6 +70,12 @@ class Gumbel(Redrawn):
         single = row.dtype == np.float32
         whole = float(top) + math.log(compiled.exp_sum(row, top)) if single else log_sum(row, out=lent)
         made[near[np.argmax(row[near] + _noise(drawn))]] = whole
+
+    def tilt_fused(self, logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """`tilt` on a GPU, of rows that the kernels are told of (`watermark.ongpu`)."""
+        from watermark.schemes import fused
+
+        return fused.gumbel(logits, rows)
 
     def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
         import torch

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from watermark import prf
+from watermark.schemes.greenlist import words_of
 from watermark.stats.graded import Levels
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Redrawn:
         """The same for float64 rows (b, V) and int64 uniforms on a device, -inf among them."""
         raise NotImplementedError
 
-    def tilt(self, logits: Logits, contexts: ArrayLike, key: Key, *, shut: Sequence[int] = ()) -> Logits:
+    def tilt(self, logits: Logits, contexts: ArrayLike, key: Key, *, shut: ArrayLike = ()) -> Logits:
         """Logits (b, V) whose softmax is the keyed choice; contexts: (b, h) ids, oldest first.
 
         shut: columns that are read as -inf. The row's logsumexp is kept, so that a column which is put back afterwards
@@ -77,7 +78,7 @@ class Redrawn:
         self, windows: NDArray[np.uint32], choices: NDArray[np.uint32], weights: NDArray[np.int32], keys: Sequence[Key]
     ) -> NDArray[np.int64]:
         """Weighted scores of S statistics under m keys: (n, h), (n,), (S, n) give (m, S). See `Watermark.totals`."""
-        words = np.stack([self._words(key) for key in keys])
+        words = prf.words_of_keys(key.derive(self._label) for key in keys)
         return prf.totals(windows, choices, weights, words, self._counting)
 
     @property
@@ -97,15 +98,23 @@ class Redrawn:
         high, low = self._tables
         return np.bincount(high), np.bincount(low)
 
+    @property
+    def _label(self) -> str:
+        return f"{self.name}/{self.version}"
+
     def _words(self, key: Key) -> NDArray[np.uint32]:
-        return prf.key_words(key.derive(f"{self.name}/{self.version}"))
+        return words_of(self._label, key)
 
     def _redrawn(
-        self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32], shut: Sequence[int]
+        self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32], shut: ArrayLike
     ) -> NDArray[Any]:
         states, tilted = prf.window_states(contexts.astype(np.uint32), words), np.full_like(logits, -np.inf)
         kind = np.float32 if logits.dtype == np.float32 else np.float64
-        row, lent, closed = np.empty(logits.shape[1], dtype=kind), np.empty(logits.shape[1]), list(shut)
+        row, lent, closed = (
+            np.empty(logits.shape[1], dtype=kind),
+            np.empty(logits.shape[1]),
+            np.asarray(shut, dtype=np.int64),
+        )
         for given, state, made in zip(logits, states, tilted, strict=True):
             row[:] = given
             row[closed] = -np.inf
@@ -123,7 +132,7 @@ class Redrawn:
         lent[:] = row
         made[:] = self._redraw(lent, prf.uniform_rows(state[None], len(row))[0])
 
-    def _redrawn_tensor(self, logits: Any, contexts: ArrayLike, words: NDArray[np.uint32], shut: Sequence[int]) -> Any:
+    def _redrawn_tensor(self, logits: Any, contexts: ArrayLike, words: NDArray[np.uint32], shut: ArrayLike) -> Any:
         import torch
 
         from watermark.prf import tensors
@@ -160,12 +169,13 @@ def law_of_tables(high: tuple[int, ...], low: tuple[int, ...]) -> Levels:
     return Levels(tuple((ways / 2.0**32).tolist()))
 
 
-def without(logits: Any, columns: Sequence[int]) -> Any:
+def without(logits: Any, columns: ArrayLike) -> Any:
     """Logits (b, V) in which some columns cannot be drawn, so that the others are shared out alone."""
-    if not len(columns):
+    closed = np.asarray(columns, dtype=np.int64)
+    if not len(closed):
         return logits
     others = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
-    others[:, list(columns)] = -np.inf
+    others[:, closed] = -np.inf
     return others
 
 

@@ -20,7 +20,10 @@ from watermark.schemes.greenlist import check_window
 from watermark.schemes.redrawn import Redrawn, log_sum
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+
+    from watermark.schemes.fused import Rows
 
 DEEPEST = 30
 _TOGETHER = 10  # layers
@@ -95,6 +98,12 @@ class Tournament(Redrawn):
                 gains.append(np.log(factors))
         gains[-1] = gains[-1] - math.log(left)
         return _gained(row, drawn, shifts, gains)
+
+    def tilt_fused(self, logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """`tilt` on a GPU, of rows that the kernels are told of (`watermark.ongpu`)."""
+        from watermark.schemes import fused
+
+        return fused.tournament(logits, rows, self.depth)
 
     def _redraw_tensor(self, rows: Any, drawn: Any) -> Any:
         whole = rows.logsumexp(-1, keepdim=True)
