@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     U64 = NDArray[np.uint64]
     I64 = NDArray[np.int64]
 
+_SHIFTS = {by: (np.array(by, np.uint32), np.array(32 - by, np.uint32)) for by in (5, 7, 8, 13, 16)}  # made once
+_LINE = 64  # bytes of a line of cache; numpy's arrays start at 16, and then vectors lie across two: a fifth slower
 _BLOCK = 1 << 16  # lanes worked on at once: larger, and they leave the cache; smaller, and calls cost more than sums
 
 
@@ -92,14 +94,30 @@ def totals(windows: U32, tokens: U32, weights: NDArray[np.int32], words: U32, co
     windows: (n, h) and tokens: (n,) of the cells; weights: (S, n); words: (m, 8). Returns (m, S).
     """
     order, starts = grouped(windows)
-    columns, choices = windows.T[:, order[starts[:-1]]], tokens[order]
-    counts = np.take(weights, order, axis=1)
+    columns, choices = _aligned(windows.T[:, order[starts[:-1]]]), _aligned(tokens[order])
+    counts = np.take(weights, order, axis=1).astype(np.int64)
     together = max(1, min(len(words), _BLOCK // max(1, len(choices))))
-    found = np.empty((len(words), len(weights)), dtype=np.int64)
+    lanes, found = _lanes(together, len(choices)), np.zeros((len(words), len(weights)), dtype=np.int64)
+    votes = not len(counting.high) and bool((weights == 1).all())
 
-    for first in range(0, len(words), together):
-        some = np.ascontiguousarray(words[first : first + together].T)
-        found[first : first + together] = _sums(columns, starts, choices, counts, some, counting)
+    for some in _parts(columns.shape[1]):  # cells stay in the cache while keys go by
+        begins = starts[some.start : some.stop + 1]
+        alone = begins[-1] - begins[0] == len(begins) - 1  # each window has one cell
+        owner = None if alone else np.repeat(np.arange(len(begins) - 1), np.diff(begins))
+        for first in range(0, len(words), together):
+            keys = slice(first, min(first + together, len(words)))
+            room = lanes[:, : keys.stop - keys.start]
+            states = _states(columns[:, some], np.ascontiguousarray(words[keys].T), room)
+            for part in _parts(int(begins[-1] - begins[0])):
+                at = slice(begins[0] + part.start, begins[0] + part.stop)
+                own = states if owner is None else np.take(states, owner[part], axis=2)
+                drawn = _token(choices[at], own, room)
+                if votes:
+                    found[keys] += np.array([np.count_nonzero(row < np.uint32(counting.below)) for row in drawn])[
+                        :, None
+                    ]
+                else:
+                    found[keys] += counting.scores(drawn) @ counts[:, at].T
     return found
 
 
@@ -155,26 +173,23 @@ def cell_ids(windows: ArrayLike, tokens: ArrayLike) -> U64:
     return _mix64(window_ids(windows), np.asarray(tokens).astype(np.uint64))
 
 
-def _sums(columns: U32, starts: I64, tokens: U32, weights: NDArray[np.int32], words: U32, counting: Counting) -> I64:
-    """The totals of a block of keys, words (8, m), windows (h, w) with cells starts[i] ... starts[i + 1]. (m, S)."""
-    found = np.zeros((words.shape[1], len(weights)), dtype=np.int64)
-    lanes = _lanes(words.shape[1], len(tokens))
-    for some in _parts(columns.shape[1]):
-        states = _states(columns[:, some], words, lanes)
-        begins = starts[some.start : some.stop + 1]
-        alone = begins[-1] - begins[0] == len(begins) - 1  # each window has one cell
-        owner = None if alone else np.repeat(np.arange(len(begins) - 1), np.diff(begins))
-        for part in _parts(int(begins[-1] - begins[0])):
-            at = slice(begins[0] + part.start, begins[0] + part.stop)
-            own = states if owner is None else np.take(states, owner[part], axis=2)
-            scores = counting.scores(_token(tokens[at], own, lanes))
-            found += scores @ weights[:, at].astype(np.int64).T
-    return found
-
-
 def _lanes(keys: int, cells: int) -> U32:
     """Room to work in, six words a lane, used again and again: fresh memory for every step would cost as much as it."""
-    return np.empty((6, keys, min(cells, _BLOCK)), dtype=np.uint32)
+    return _room((6, keys, min(-(-cells // 16) * 16, _BLOCK)))
+
+
+def _room(shape: tuple[int, ...]) -> U32:
+    """An empty array that starts at a line of cache."""
+    size = 4 * int(np.prod(shape))
+    raw = np.empty(size + _LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % _LINE
+    return raw[start : start + size].view(np.uint32).reshape(shape)
+
+
+def _aligned(array: U32) -> U32:
+    made = _room(array.shape)
+    made[:] = array
+    return made
 
 
 def _states(columns: U32, words: U32, lanes: U32) -> U32:
@@ -182,24 +197,51 @@ def _states(columns: U32, words: U32, lanes: U32) -> U32:
     width, keys = len(columns), words[:, :, None].copy()
     keys[7] ^= np.uint32(width)
     state, spare = lanes[:4, :, : columns.shape[1]], lanes[4, :, : columns.shape[1]]
-    state[width:4] = keys[width:4]
-    for value, key, column in zip(state, keys, columns):
-        np.bitwise_xor(column, key, value)
-    for start in range(4, width, 4):
-        _rounds(state, spare)
-        for value, column in zip(state, columns[start:]):
-            np.bitwise_xor(value, column, value)
-    _rounds(state, spare)
+    if width <= 2:
+        _first_round(columns, keys, state, spare)
+        _rounds(state, spare, 3)
+    else:
+        state[3:] = keys[3]
+        for value, key, column in zip(state, keys, columns):
+            np.bitwise_xor(column, key, value)
+        for start in range(4, width, 4):
+            _rounds(state, spare, 4)
+            for value, column in zip(state, columns[start:]):
+                np.bitwise_xor(value, column, value)
+        _rounds(state, spare, 4)
     np.bitwise_xor(state, keys[4:], state)
-    _rounds(state, spare)
+    _rounds(state, spare, 4)
     np.bitwise_xor(state, keys[:4], state)
     return state
 
 
-def _rounds(state: U32, spare: U32) -> None:
-    """Four rounds, in place: state (4, m, n)."""
+def _first_round(columns: U32, keys: U32, state: U32, spare: U32) -> None:
+    """The first round of windows of one or two ids, columns (h, n): what v2 and v3 begin with is the key's alone."""
     v0, v1, v2, v3 = state
-    for _ in range(4):
+    k2 = keys[2] + keys[3]
+    k3 = _rotated(keys[3], 8) ^ k2
+    np.bitwise_xor(columns[0], keys[0], v0)
+    np.bitwise_xor(columns[1] if len(columns) > 1 else np.uint32(0), keys[1], v1)
+    np.add(v0, v1, v0)
+    _rotate(v1, 5, spare)
+    np.bitwise_xor(v1, v0, v1)
+    _rotate(v0, 16, spare)
+    np.add(v0, k3, v0)
+    np.bitwise_xor(v0, _rotated(k3, 13), v3)
+    np.add(v1, k2, v2)
+    _rotate(v1, 7, spare)
+    np.bitwise_xor(v1, v2, v1)
+    _rotate(v2, 16, spare)
+
+
+def _rotated(value: U32, by: int) -> U32:
+    return (value << np.uint32(by)) | (value >> np.uint32(32 - by))
+
+
+def _rounds(state: U32, spare: U32, count: int) -> None:
+    """So many rounds, in place: state (4, m, n)."""
+    v0, v1, v2, v3 = state
+    for _ in range(count):
         np.add(v0, v1, v0)
         _rotate(v1, 5, spare)
         np.bitwise_xor(v1, v0, v1)
@@ -217,8 +259,9 @@ def _rounds(state: U32, spare: U32) -> None:
 
 
 def _rotate(value: U32, by: int, spare: U32) -> None:
-    np.right_shift(value, np.uint32(32 - by), spare)
-    np.left_shift(value, np.uint32(by), value)
+    left, right = _SHIFTS[by]
+    np.right_shift(value, right, spare)
+    np.left_shift(value, left, value)
     np.bitwise_or(value, spare, value)
 
 
