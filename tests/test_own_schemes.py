@@ -531,3 +531,17 @@ def test_keygen_refuses_what_a_scheme_does_not_have(tmp_path, options, says):
     assert done.exit_code == 2
     assert says in " ".join(done.output.replace("│", " ").split())
     assert not (tmp_path / "ours.wmark").exists()
+
+
+def test_antidistillation_adds_the_same_with_numba_and_without(monkeypatch):
+    """Also beside a proxy, of a row cut to a few tokens, and of one with nothing left."""
+    rng = np.random.default_rng(8)
+    logits, beside = (3 * rng.standard_normal((5, 3_000)).astype(np.float32) for _ in range(2))
+    logits[1, 20:], beside[1, 20:], logits[2], beside[2] = -np.inf, -np.inf, -np.inf, -np.inf
+    made = {}
+    for backend in "10":
+        monkeypatch.setenv("WMARK_NUMBA", backend)
+        made[backend] = [AntiDistill().tilt(logits, PROMPTS[:5, -2:], KEY, **more) for more in ({}, {"proxy": beside})]
+    for fast, slow in zip(made["1"], made["0"], strict=True):
+        np.testing.assert_allclose(fast, slow, rtol=1e-6, atol=2e-6)
+        assert (fast[[0, 3, 4]] != logits[[0, 3, 4]]).any(axis=1).all()

@@ -7,6 +7,7 @@ two 32-bit integers to 64 bits, which halves the lanes: hence the `uint32(...)` 
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ _VECTOR = 16  # 32-bit lanes of the widest vectors; blocks of keys are filled up
 _CELLS = 256  # cells worked on side by side where keys are few
 _FEW = 32  # keys; for fewer, putting equal windows together costs more than it saves
 _NOTHING: Any = np.float32(0)
+_TINY = np.float32(1.2e-38)  # no chance is below it, that log may read it
 _ABREAST = 256  # tokens of a row that are looked at together
 _STEPS = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0])  # below the largest logit, where a band begins
 _LEAST = 64  # cells whose weights have to fit into 32 bits together; larger weights are cut in two
@@ -169,27 +171,92 @@ def _two_to(_typing: Any, _exponent: Any) -> Any:
     return types.float32(types.int32), generate
 
 
+@intrinsic
+def _bits(_typing: Any, _value: Any) -> Any:
+    """The bits of a float32 as a whole number."""
+
+    def generate(context: Any, builder: Any, _signature: Any, given: Any) -> Any:
+        return builder.bitcast(given[0], context.get_value_type(types.int32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def _of_bits(_typing: Any, _bits: Any) -> Any:
+    """The float32 that has these bits."""
+
+    def generate(context: Any, builder: Any, _signature: Any, given: Any) -> Any:
+        return builder.bitcast(given[0], context.get_value_type(types.float32))
+
+    return types.float32(types.int32), generate
+
+
+@njit(inline="always")
+def _log(x: Any) -> Any:
+    """log x for a positive normal float32, to its accuracy: its exponent, and a series around 1 (Cephes, logf)."""
+    bits = _bits(x)
+    over = np.int32((bits & np.int32(0x7FFFFF)) > np.int32(0x3504F3))  # the rest is above the root of 2
+    f = _of_bits(np.int32((bits & np.int32(0x7FFFFF)) | ((np.int32(127) - over) << np.int32(23)))) - np.float32(1)
+    power = np.float32((bits >> np.int32(23)) - np.int32(127) + over)
+    p = np.float32(7.0376836292e-2)
+    p = p * f + np.float32(-1.1514610310e-1)
+    p = p * f + np.float32(1.1676998740e-1)
+    p = p * f + np.float32(-1.2420140846e-1)
+    p = p * f + np.float32(1.4249322787e-1)
+    p = p * f + np.float32(-1.6668057665e-1)
+    p = p * f + np.float32(2.0000714765e-1)
+    p = p * f + np.float32(-2.4999993993e-1)
+    p = p * f + np.float32(3.3333331174e-1)
+    return f + (p * f - np.float32(0.5)) * f * f + power * np.float32(0.6931471805599453)
+
+
+@njit(inline="always")
+def _exp(x: Any) -> Any:
+    """e^x for x of at most 0, a float32's accuracy: 2^n by its bits, the rest by its series to the sixth."""
+    x = max(x * np.float32(1.4426950408889634), np.float32(-126))
+    n = np.floor(x + np.float32(0.5))
+    f = x - n
+    p = np.float32(1.5403530e-4)
+    p = p * f + np.float32(1.3333558e-3)
+    p = p * f + np.float32(9.6181291e-3)
+    p = p * f + np.float32(5.5504109e-2)
+    p = p * f + np.float32(2.4022651e-1)
+    p = p * f + np.float32(6.9314718e-1)
+    p = p * f + np.float32(1)
+    return p * _two_to(np.int32(n))
+
+
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _exp_sum(row: Any, top: Any) -> float:
-    """The sum of e^(x - top), a float32's accuracy for each: 2^n by its bits, the rest by its series to the sixth."""
+    """The sum of e^(x - top), a float32's accuracy for each."""
     _wide_vectors()
     whole = 0.0
     for first in range(0, row.shape[0], _ABREAST):
         part, here = row[first : first + _ABREAST], _NOTHING
         for i in range(part.shape[0]):
-            x = max((part[i] - top) * np.float32(1.4426950408889634), np.float32(-126))
-            n = np.floor(x + np.float32(0.5))
-            f = x - n
-            p = np.float32(1.5403530e-4)
-            p = p * f + np.float32(1.3333558e-3)
-            p = p * f + np.float32(9.6181291e-3)
-            p = p * f + np.float32(5.5504109e-2)
-            p = p * f + np.float32(2.4022651e-1)
-            p = p * f + np.float32(6.9314718e-1)
-            p = p * f + np.float32(1)
-            here += p * _two_to(np.int32(n))
+            here += _exp(part[i] - top)
         whole += here
     return whole
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _taught(row: Any, student: Any, top: Any, state: Any, below: Any, strength: Any) -> None:
+    """See `taught`: the chances are added up in one walk over the vocabulary, and used in a second one."""
+    _wide_vectors()
+    s0, s1, odd, s3 = state[0], state[1], uint32(state[2] | uint32(1)), state[3]
+    whole, green = 0.0, 0.0
+    for first in range(0, row.shape[0], _ABREAST):
+        part, here, there = student[first : first + _ABREAST], _NOTHING, _NOTHING
+        for i in range(part.shape[0]):
+            chance = _exp(part[i] - top)
+            here += chance
+            there += chance if _token(uint32(first + i), s0, s1, odd, s3) < below else _NOTHING
+        whole += here
+        green += there
+    scale, share = np.float32(strength / whole), np.float32(green / whole)
+    for i in range(row.shape[0]):
+        coin = np.float32(1) if _token(uint32(i), s0, s1, odd, s3) < below else _NOTHING
+        row[i] += scale * _exp(student[i] - top) * (coin - share)
 
 
 @njit(cache=True, nogil=True)
@@ -267,6 +334,97 @@ def _contenders(row: Any, state: Any, top: Any, steps: Any, least: Any, most: An
     return kept
 
 
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _begun(row: Any, top: Any, state: Any, chances: Any, drawn: Any) -> float:
+    """Chances by the largest logit and uniforms of a row; returns the sum of the former."""
+    _wide_vectors()
+    s0, s1, odd, s3 = state[0], state[1], uint32(state[2] | uint32(1)), state[3]
+    whole = 0.0
+    for first in range(0, row.shape[0], _ABREAST):
+        part, to, beside, here = row[first:], chances[first:], drawn[first:], _NOTHING
+        for i in range(min(_ABREAST, part.shape[0])):
+            chance = _exp(part[i] - top)
+            to[i], beside[i] = chance, _token(uint32(first + i), s0, s1, odd, s3)
+            here += chance
+        whole += here
+    return whole
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _three(chances: Any, drawn: Any, before: Any, after: Any, factors: Any, sums: Any) -> None:
+    """Multiplies chances by the factors (3, 2) of the coins at bits before, before - 1, before - 2; then adds up those
+    with ones at each choice of the bits after, after - 1, after - 2: sums (8,), at 4, 2 and 1 for these."""
+    _wide_vectors()
+    z1, o1, z2, o2, z3, o3 = factors[0, 0], factors[0, 1], factors[1, 0], factors[1, 1], factors[2, 0], factors[2, 1]
+    e1, e2, e3 = uint32(1) << uint32(before), uint32(1) << uint32(before - 1), uint32(1) << uint32(before - 2)
+    m1, m2, m3 = uint32(1) << uint32(after), uint32(1) << uint32(after - 1), uint32(1) << uint32(after - 2)
+    sums[:] = 0.0
+    for first in range(0, chances.shape[0], _ABREAST):
+        part, beside = chances[first:], drawn[first:]
+        t, a1, a2, a3 = _NOTHING, _NOTHING, _NOTHING, _NOTHING
+        a12, a13, a23, a123 = _NOTHING, _NOTHING, _NOTHING, _NOTHING
+        for i in range(min(_ABREAST, part.shape[0])):
+            u = beside[i]
+            p = part[i]
+            p *= o1 if u & e1 else z1
+            p *= o2 if u & e2 else z2
+            p *= o3 if u & e3 else z3
+            part[i] = p
+            t += p
+            a3 += p if u & m3 else _NOTHING
+            q1 = p if u & m1 else _NOTHING
+            q2 = p if u & m2 else _NOTHING
+            q12 = q1 if u & m2 else _NOTHING
+            a1 += q1
+            a2 += q2
+            a12 += q12
+            a13 += q1 if u & m3 else _NOTHING
+            a23 += q2 if u & m3 else _NOTHING
+            a123 += q12 if u & m3 else _NOTHING
+        sums[0] += t
+        sums[1] += a3
+        sums[2] += a2
+        sums[3] += a23
+        sums[4] += a1
+        sums[5] += a13
+        sums[6] += a12
+        sums[7] += a123
+
+
+@njit(cache=True, nogil=True)
+def _shares(sums: Any, layers: int, factors: Any) -> float:
+    """The factors of either coin in each layer, from sums of chances by coins that are ones; returns what is left."""
+    for bit in (1, 2, 4):  # from sums of those with ones to those with ones there alone
+        for at in range(8):
+            if not at & bit:
+                sums[at] -= sums[at | bit]
+    factors[:] = 1.0
+    for layer in range(layers):
+        share = 0.0
+        for at in range(8):
+            if at & (4 >> layer):
+                share += sums[at]
+        factors[layer, 0], factors[layer, 1] = max(1.0 - share, 0.0), max(2.0 - share, 0.0)
+        for at in range(8):
+            sums[at] *= factors[layer, 1 if at & (4 >> layer) else 0]
+    return sums.sum()
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _ended(row: Any, chances: Any, drawn: Any, before: Any, factors: Any, whole: Any) -> None:
+    """The logits of the chances after the last factors, into row, but for what is -inf."""
+    _wide_vectors()
+    z1, o1, z2, o2, z3, o3 = factors[0, 0], factors[0, 1], factors[1, 0], factors[1, 1], factors[2, 0], factors[2, 1]
+    e1, e2, e3 = uint32(1) << uint32(before), uint32(1) << uint32(before - 1), uint32(1) << uint32(before - 2)
+    for i in range(row.shape[0]):
+        p = chances[i]
+        p *= o1 if drawn[i] & e1 else z1
+        p *= o2 if drawn[i] & e2 else z2
+        p *= o3 if drawn[i] & e3 else z3
+        made = _log(max(p, _TINY)) + whole
+        row[i] = made if row[i] > -np.inf else row[i]
+
+
 @njit(cache=True, nogil=True)
 def _layered(chances: Any, drawn: Any, depth: int) -> None:
     for layer in range(depth):
@@ -284,22 +442,6 @@ def _some_uniforms(state: Any, tokens: Any, drawn: Any) -> None:
     s0, s1, odd, s3 = state[0], state[1], uint32(state[2] | uint32(1)), state[3]
     for i in range(tokens.shape[0]):
         drawn[i] = _token(uint32(tokens[i]), s0, s1, odd, s3)
-
-
-@njit(cache=True, nogil=True)
-def _grown(drawn: Any, shift: Any, bits: Any, before: Any, chances: Any, masses: Any) -> None:
-    mask, above, earlier = uint32(masses.shape[0] - 1), uint32(shift + bits), uint32(before.shape[0] - 1)
-    for i in range(drawn.shape[0]):
-        if earlier > 0:
-            chances[i] *= before[(drawn[i] >> above) & earlier]
-        masses[(drawn[i] >> shift) & mask] += chances[i]
-
-
-@njit(cache=True, nogil=True)
-def _gained(row: Any, drawn: Any, shift: Any, gains: Any) -> None:
-    mask = uint32(gains.shape[0] - 1)
-    for i in range(row.shape[0]):
-        row[i] += gains[(drawn[i] >> shift) & mask]
 
 
 @njit(inline="always")
@@ -455,6 +597,11 @@ def exp_sum(row: NDArray[np.float32], top: np.float32) -> float:
     return float(_exp_sum(row, top))
 
 
+def taught(row: NDArray[np.float32], student: NDArray[np.float32], state: U32, below: int, strength: float) -> None:
+    """Adds strength p (1[green] - p(green)) to a row (V,), in place, p the chances of a student's (`AntiDistill`)."""
+    _taught(row, student, student.max(), state, np.uint32(below), strength)
+
+
 def contenders(
     row: NDArray[Any], state: U32, top: Any, least: NDArray[np.float64], most: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], U32]:
@@ -470,26 +617,27 @@ def contenders(
     return near[:count], drawn[:count]
 
 
+def tournament(row: NDArray[np.float32], state: U32, depth: int) -> None:
+    """A row (V,) of logits after `depth` layers, in place: three layers in each walk over the vocabulary.
+
+    Chances are float32, and none falls below 1e-38; what they add up to is float64.
+    """
+    chances, drawn = np.empty_like(row), np.empty(len(row), dtype=np.uint32)
+    top = row.max()
+    whole = _begun(row, top, state, chances, drawn)
+    factors, sums, before = np.ones((3, 2), dtype=np.float32), np.empty(8), 31
+    factors[0] = 1 / whole
+    exact = np.empty((3, 2))
+    for done in range(0, depth, 3):
+        _three(chances, drawn, before, 31 - done, factors, sums)
+        left, before = _shares(sums, min(3, depth - done), exact), 31 - done
+        factors[:] = exact
+    _ended(row, chances, drawn, before, factors, np.float32(float(top) + math.log(whole) - math.log(left)))
+
+
 def layered(chances: NDArray[np.float64], drawn: U32, depth: int) -> None:
     """A tournament's layers over chances (k,), in place: p <- p (1 + g_l - sum of p g_l)."""
     _layered(chances, drawn, depth)
-
-
-def grown(
-    drawn: U32, shift: int, bits: int, before: NDArray[np.float64], chances: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Chances (k,) summed by `bits` bits of their uniforms above the last `shift` ones. Returns (2^bits,).
-
-    before: factors (2^c,) that each chance is first multiplied with, in place, by the c bits above; (1,) for none.
-    """
-    masses = np.zeros(1 << bits)
-    _grown(drawn, np.uint32(shift), np.uint32(bits), before, chances, masses)
-    return masses
-
-
-def gained(row: NDArray[np.float64], drawn: U32, shift: int, gains: NDArray[np.float64]) -> None:
-    """Adds to row (k,), in place, the gain (2^c,) that the c bits of its uniforms above the last `shift` ones name."""
-    _gained(row, drawn, np.uint32(shift), gains)
 
 
 def totals(

@@ -73,8 +73,14 @@ class AntiDistill(GreenBits):
         self, logits: NDArray[Any], student: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]
     ) -> NDArray[Any]:
         states, tilted = prf.window_states(contexts.astype(np.uint32), words), logits.copy()
+        fast = prf.backend() == "numba" and logits.dtype == np.float32 == student.dtype
+        if fast:
+            from watermark.prf import compiled
         for row, given, state in zip(tilted, student, states, strict=True):
             if not (given > -np.inf).any():
+                continue
+            if fast:
+                compiled.taught(row, given, state, self._below, self.strength)
                 continue
             green = prf.uniform_rows(state[None], len(row))[0] < np.uint32(self._below)
             chances = np.exp(given.astype(np.float64) - float(given.max()))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEEPEST = 30
 _TOGETHER = 10  # layers
-_LONG = 2048  # tokens from which rows of coins are quicker
+_LONG = 2048  # tokens from which rows of coins, or chances in 32 bits, are quicker
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,17 @@ class Tournament(Redrawn):
 
     def _redraw(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
         return self._by_layers(row, drawn) if len(row) < _LONG else self._by_coins(row, drawn)
+
+    def _redraw_whole(
+        self, row: NDArray[Any], state: NDArray[np.uint32], made: NDArray[Any], lent: NDArray[np.float64]
+    ) -> None:
+        if prf.backend() != "numba" or row.dtype != np.float32 or len(row) < _LONG or not np.isfinite(row.max()):
+            super()._redraw_whole(row, state, made, lent)
+            return
+        from watermark.prf import compiled
+
+        made[:] = row
+        compiled.tournament(made, state, self.depth)
 
     def _by_layers(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The formula as it stands: every chance changed in every layer."""
@@ -129,11 +140,7 @@ def _factors(masses: NDArray[np.float64], layers: int) -> NDArray[np.float64]:
 def _grown(
     drawn: NDArray[np.uint32], shift: int, bits: int, before: NDArray[np.float64], chances: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """As `compiled.grown`, which does it where there is numba: chances (k,) change in place."""
-    if prf.backend() == "numba":
-        from watermark.prf import compiled
-
-        return compiled.grown(drawn, shift, bits, before, chances)
+    """Chances (k,) times the factors `before` of their last coins, in place, added up by the next: (2^bits,)."""
     if len(before) > 1:
         chances *= before[(drawn >> np.uint32(shift + bits)) & np.uint32(len(before) - 1)]
     places = (drawn >> np.uint32(shift)) & np.uint32((1 << bits) - 1)
@@ -145,12 +152,7 @@ def _gained(
 ) -> NDArray[np.float64]:
     """row (k,), changed in place by the gain of each of its coins' rows, one from each table."""
     for shift, table in zip(shifts, gains, strict=True):
-        if prf.backend() == "numba":
-            from watermark.prf import compiled
-
-            compiled.gained(row, drawn, shift, table)
-        else:
-            row += table[(drawn >> np.uint32(shift)) & np.uint32(len(table) - 1)]
+        row += table[(drawn >> np.uint32(shift)) & np.uint32(len(table) - 1)]
     return row
 
 
