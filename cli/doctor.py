@@ -64,7 +64,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def running(*, backend: str, threads: int, vector_bits: int | None, device: str | None) -> str:
+def running(*, backend: str, threads: int, vector_bits: int | None, device: str | None, kernels: str | None) -> str:
     """What the keyed function runs on, in words."""
     vectors = (
         f", vectors of {vector_bits} bits"
@@ -72,7 +72,7 @@ def running(*, backend: str, threads: int, vector_bits: int | None, device: str 
         else "; with numba (pip install 'wmark[fast]') it takes a tenth of the time"
     )
     return f"{backend}, {threads} thread{'s' * (threads != 1)}{vectors}" + (
-        f"; large totals on {device}" if device else ""
+        f"; large totals on {device}, and tilts of logits there, in {kernels}" if device else ""
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tiny import tiny_model
+from wmark_cli import doctor
 
 from watermark import Evidence, Watermark, read_ledger
 
@@ -395,6 +396,9 @@ def test_doctor_names_what_the_keyed_function_runs_on(case):
     machine = json.loads(wmark("doctor", "--json", cwd=case, env=os.environ | {"OMP_NUM_THREADS": "3"}).stdout)
     assert machine["prf_machine"]["backend"] == machine["prf_backend"]
     assert machine["prf_machine"]["threads"] == 3
+    assert (machine["prf_machine"]["kernels"] is None) == (machine["prf_machine"]["device"] is None)
+    there = {"backend": "numba", "threads": 2, "vector_bits": 512, "device": "cuda", "kernels": "triton"}
+    assert doctor.running(**there).endswith("large totals on cuda, and tilts of logits there, in triton")
     plain = wmark("doctor", cwd=case, env=os.environ | {"WMARK_NUMBA": "0", "OMP_NUM_THREADS": "1"})
     assert "arx32-v1, on numpy, 1 thread; with numba (pip install 'wmark[fast]')" in plain.stdout
 

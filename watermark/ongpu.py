@@ -130,22 +130,14 @@ def sent(listed: Any, device: torch.device) -> torch.Tensor:
 @lru_cache(maxsize=1024)
 def _words(marks: tuple[Watermark, ...], device: torch.device) -> torch.Tensor:
     """(2 + k, 8) int32 on the device: the routing key, the shared key, the marks' own."""
-    import torch
-
     first, none = marks[0], np.zeros(8, dtype=np.uint32)
     scheme: Any = first.scheme
     common = [none, none]
     if first.accounts is not None:
         shared = first.shared or first.key
-        common = [first.accounts.words(shared), _of_scheme(scheme, shared)]
-    stacked = np.stack([*common, *(_of_scheme(scheme, mark.key) for mark in marks)])
-    return torch.from_numpy(stacked.view(np.int32)).to(device)
-
-
-@lru_cache(maxsize=1 << 16)
-def _of_scheme(scheme: Any, key: Any) -> NDArray[np.uint32]:
-    words: NDArray[np.uint32] = scheme._words(key)
-    return words
+        common = [first.accounts.words(shared), scheme._words(shared)]
+    stacked = np.stack([*common, *(scheme._words(mark.key) for mark in marks)])
+    return sent(stacked.view(np.int32), device)
 
 
 @lru_cache(maxsize=64)

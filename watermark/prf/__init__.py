@@ -61,13 +61,18 @@ def backend() -> str:
 
 
 def machine() -> dict[str, str | int | None]:
-    """What totals run on here: "backend", "threads", "vector_bits" (None for numpy, which chooses itself), "device"."""
+    """What runs here: "backend", "threads", "vector_bits" (None for numpy, which chooses itself), "device", "kernels".
+
+    kernels: what totals and tilts run in on the device, "triton" or "torch"; None without one.
+    """
     bits = None
     if backend() == "numba":
         from watermark.prf import compiled
 
         bits = compiled.vector_bits()
-    return {"backend": backend(), "threads": threads(), "vector_bits": bits, "device": devices.chosen()}
+    device = devices.chosen()
+    kernels = device and ("triton" if importlib.util.find_spec("triton") else "torch")
+    return {"backend": backend(), "threads": threads(), "vector_bits": bits, "device": device, "kernels": kernels}
 
 
 def window_states(windows: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDArray[np.uint32]:
