@@ -22,7 +22,6 @@ from watermark.schemes import marks_once
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
     from watermark.mark import Watermark
 
