@@ -240,7 +240,7 @@ def _exp_sum(row: Any, top: Any) -> float:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _taught(row: Any, student: Any, top: Any, state: Any, below: Any, strength: Any) -> None:
+def _taught(row: Any, student: Any, top: Any, state: Any, below: Any, strength: Any, made: Any) -> None:
     """See `taught`: the chances are added up in one walk over the vocabulary, and used in a second one."""
     _wide_vectors()
     s0, s1, odd, s3 = state[0], state[1], uint32(state[2] | uint32(1)), state[3]
@@ -256,7 +256,7 @@ def _taught(row: Any, student: Any, top: Any, state: Any, below: Any, strength: 
     scale, share = np.float32(strength / whole), np.float32(green / whole)
     for i in range(row.shape[0]):
         coin = np.float32(1) if _token(uint32(i), s0, s1, odd, s3) < below else _NOTHING
-        row[i] += scale * _exp(student[i] - top) * (coin - share)
+        made[i] = row[i] + scale * _exp(student[i] - top) * (coin - share)
 
 
 @njit(cache=True, nogil=True)
@@ -597,9 +597,16 @@ def exp_sum(row: NDArray[np.float32], top: np.float32) -> float:
     return float(_exp_sum(row, top))
 
 
-def taught(row: NDArray[np.float32], student: NDArray[np.float32], state: U32, below: int, strength: float) -> None:
-    """Adds strength p (1[green] - p(green)) to a row (V,), in place, p the chances of a student's (`AntiDistill`)."""
-    _taught(row, student, student.max(), state, np.uint32(below), strength)
+def taught(
+    row: NDArray[np.float32],
+    student: NDArray[np.float32],
+    state: U32,
+    below: int,
+    strength: float,
+    made: NDArray[np.float32],
+) -> None:
+    """Writes a row (V,) with strength p (1[green] - p(green)) more, p the chances of a student's, to made (V,)."""
+    _taught(row, student, student.max(), state, np.uint32(below), strength, made)
 
 
 def contenders(
@@ -617,12 +624,12 @@ def contenders(
     return near[:count], drawn[:count]
 
 
-def tournament(row: NDArray[np.float32], state: U32, depth: int) -> None:
+def tournament(row: NDArray[np.float32], state: U32, depth: int, lent: NDArray[np.float64]) -> None:
     """A row (V,) of logits after `depth` layers, in place: three layers in each walk over the vocabulary.
 
-    Chances are float32, and none falls below 1e-38; what they add up to is float64.
+    Chances are float32, and none falls below 1e-38; what they add up to is float64. lent: (V,), room to work in.
     """
-    chances, drawn = np.empty_like(row), np.empty(len(row), dtype=np.uint32)
+    chances, drawn = lent.view(np.float32)[: len(row)], lent.view(np.uint32)[len(row) : 2 * len(row)]
     top = row.max()
     whole = _begun(row, top, state, chances, drawn)
     factors, sums, before = np.ones((3, 2), dtype=np.float32), np.empty(8), 31

@@ -72,20 +72,20 @@ class AntiDistill(GreenBits):
     def _tilt_array(
         self, logits: NDArray[Any], student: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]
     ) -> NDArray[Any]:
-        states, tilted = prf.window_states(contexts.astype(np.uint32), words), logits.copy()
+        states, tilted = prf.window_states(contexts.astype(np.uint32), words), np.empty_like(logits)
         fast = prf.backend() == "numba" and logits.dtype == np.float32 == student.dtype
         if fast:
             from watermark.prf import compiled
-        for row, given, state in zip(tilted, student, states, strict=True):
+        for row, given, state, made in zip(logits, student, states, tilted, strict=True):
             if not (given > -np.inf).any():
-                continue
-            if fast:
-                compiled.taught(row, given, state, self._below, self.strength)
-                continue
-            green = prf.uniform_rows(state[None], len(row))[0] < np.uint32(self._below)
-            chances = np.exp(given.astype(np.float64) - float(given.max()))
-            chances /= chances.sum()
-            row += (self.strength * chances * (green - chances[green].sum())).astype(row.dtype)
+                made[:] = row
+            elif fast:
+                compiled.taught(row, given, state, self._below, self.strength, made)
+            else:
+                green = prf.uniform_rows(state[None], len(row))[0] < np.uint32(self._below)
+                chances = np.exp(given.astype(np.float64) - float(given.max()))
+                chances /= chances.sum()
+                np.add(row, (self.strength * chances * (green - chances[green].sum())).astype(row.dtype), made)
         return tilted
 
     def _tilt_tensor(self, logits: Any, student: Any, contexts: ArrayLike, words: NDArray[np.uint32]) -> Any:

@@ -72,7 +72,7 @@ class Tournament(Redrawn):
         from watermark.prf import compiled
 
         made[:] = row
-        compiled.tournament(made, state, self.depth)
+        compiled.tournament(made, state, self.depth, lent)
 
     def _by_layers(self, row: NDArray[np.float64], drawn: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The formula as it stands: every chance changed in every layer."""
