@@ -195,9 +195,10 @@ def _of_bits(_typing: Any, _bits: Any) -> Any:
 def _log(x: Any) -> Any:
     """log x for a positive normal float32, to its accuracy: its exponent, and a series around 1 (Cephes, logf)."""
     bits = _bits(x)
-    over = np.int32((bits & np.int32(0x7FFFFF)) > np.int32(0x3504F3))  # the rest is above the root of 2
-    f = _of_bits(np.int32((bits & np.int32(0x7FFFFF)) | ((np.int32(127) - over) << np.int32(23)))) - np.float32(1)
-    power = np.float32((bits >> np.int32(23)) - np.int32(127) + over)
+    part = np.int32(bits & np.int32(0x7FFFFF))
+    over = np.int32(1) if part > np.int32(0x3504F3) else np.int32(0)  # the rest is above the root of 2
+    f = _of_bits(np.int32(part | np.int32(np.int32(np.int32(127) - over) << np.int32(23)))) - np.float32(1)
+    power = np.float32(np.int32(np.int32(np.int32(bits >> np.int32(23)) - np.int32(127)) + over))
     p = np.float32(7.0376836292e-2)
     p = p * f + np.float32(-1.1514610310e-1)
     p = p * f + np.float32(1.1676998740e-1)
@@ -356,8 +357,16 @@ def _three(chances: Any, drawn: Any, before: Any, after: Any, factors: Any, sums
     with ones at each choice of the bits after, after - 1, after - 2: sums (8,), at 4, 2 and 1 for these."""
     _wide_vectors()
     z1, o1, z2, o2, z3, o3 = factors[0, 0], factors[0, 1], factors[1, 0], factors[1, 1], factors[2, 0], factors[2, 1]
-    e1, e2, e3 = uint32(1) << uint32(before), uint32(1) << uint32(before - 1), uint32(1) << uint32(before - 2)
-    m1, m2, m3 = uint32(1) << uint32(after), uint32(1) << uint32(after - 1), uint32(1) << uint32(after - 2)
+    e1, e2, e3 = (
+        uint32(uint32(1) << uint32(before)),
+        uint32(uint32(1) << uint32(before - 1)),
+        uint32(uint32(1) << uint32(before - 2)),
+    )
+    m1, m2, m3 = (
+        uint32(uint32(1) << uint32(after)),
+        uint32(uint32(1) << uint32(after - 1)),
+        uint32(uint32(1) << uint32(after - 2)),
+    )
     sums[:] = 0.0
     for first in range(0, chances.shape[0], _ABREAST):
         part, beside = chances[first:], drawn[first:]
@@ -366,21 +375,21 @@ def _three(chances: Any, drawn: Any, before: Any, after: Any, factors: Any, sums
         for i in range(min(_ABREAST, part.shape[0])):
             u = beside[i]
             p = part[i]
-            p *= o1 if u & e1 else z1
-            p *= o2 if u & e2 else z2
-            p *= o3 if u & e3 else z3
+            p *= o1 if uint32(u & e1) else z1
+            p *= o2 if uint32(u & e2) else z2
+            p *= o3 if uint32(u & e3) else z3
             part[i] = p
             t += p
-            a3 += p if u & m3 else _NOTHING
-            q1 = p if u & m1 else _NOTHING
-            q2 = p if u & m2 else _NOTHING
-            q12 = q1 if u & m2 else _NOTHING
+            a3 += p if uint32(u & m3) else _NOTHING
+            q1 = p if uint32(u & m1) else _NOTHING
+            q2 = p if uint32(u & m2) else _NOTHING
+            q12 = q1 if uint32(u & m2) else _NOTHING
             a1 += q1
             a2 += q2
             a12 += q12
-            a13 += q1 if u & m3 else _NOTHING
-            a23 += q2 if u & m3 else _NOTHING
-            a123 += q12 if u & m3 else _NOTHING
+            a13 += q1 if uint32(u & m3) else _NOTHING
+            a23 += q2 if uint32(u & m3) else _NOTHING
+            a123 += q12 if uint32(u & m3) else _NOTHING
         sums[0] += t
         sums[1] += a3
         sums[2] += a2
@@ -415,12 +424,16 @@ def _ended(row: Any, chances: Any, drawn: Any, before: Any, factors: Any, whole:
     """The logits of the chances after the last factors, into row, but for what is -inf."""
     _wide_vectors()
     z1, o1, z2, o2, z3, o3 = factors[0, 0], factors[0, 1], factors[1, 0], factors[1, 1], factors[2, 0], factors[2, 1]
-    e1, e2, e3 = uint32(1) << uint32(before), uint32(1) << uint32(before - 1), uint32(1) << uint32(before - 2)
+    e1, e2, e3 = (
+        uint32(uint32(1) << uint32(before)),
+        uint32(uint32(1) << uint32(before - 1)),
+        uint32(uint32(1) << uint32(before - 2)),
+    )
     for i in range(row.shape[0]):
         p = chances[i]
-        p *= o1 if drawn[i] & e1 else z1
-        p *= o2 if drawn[i] & e2 else z2
-        p *= o3 if drawn[i] & e3 else z3
+        p *= o1 if uint32(drawn[i] & e1) else z1
+        p *= o2 if uint32(drawn[i] & e2) else z2
+        p *= o3 if uint32(drawn[i] & e3) else z3
         made = _log(max(p, _TINY)) + whole
         row[i] = made if row[i] > -np.inf else row[i]
 
