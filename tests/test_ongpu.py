@@ -185,6 +185,17 @@ def test_kernels_that_do_not_agree_are_left_alone(monkeypatch, broken):
     close(GreenList(), found, by_processor(monkeypatch, mark, logits, ids))
 
 
+@pytest.mark.parametrize("wrong", ["contexts", "met", "proxy"])
+def test_other_numbers_of_rows_are_refused(wrong):
+    """A kernel would read on behind them."""
+    scheme = AntiDistill() if wrong == "proxy" else Gumbel()
+    mark, (logits, ids) = mark_of(scheme), batch(scheme)
+    given = torch.from_numpy(logits).to(DEVICE)
+    more = {"contexts": {}, "met": {"met": np.zeros(9, dtype=bool)}, "proxy": {"proxy": given[:-1]}}[wrong]
+    with pytest.raises(ValueError, match="should have"):
+        mark.tilt(given, ids[:-1] if wrong == "contexts" else ids, **more)
+
+
 def test_they_can_be_switched_off(monkeypatch):
     logits = torch.zeros(1, WIDTH, device=DEVICE)
     monkeypatch.setenv("WMARK_CUDA", "0")

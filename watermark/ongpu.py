@@ -22,6 +22,7 @@ from watermark.schemes import marks_once
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from watermark.mark import Watermark
 
@@ -70,7 +71,8 @@ def tilt(
 ) -> Any:
     """As `Watermark.tilt` for logits (b, V) that it `takes`, row i under marks[which[i]], all `alike`; else the first.
 
-    contexts (b, h), which (b,) and met (b,): arrays, lists or tensors, on the device or on the host.
+    contexts (b, h), which (b,) and met (b,): arrays, lists or tensors, on the device or on the host. Raises ValueError
+    for another number of rows in any of them, which a kernel would not notice.
     """
     import torch
 
@@ -78,6 +80,11 @@ def tilt(
     from watermark.schemes.gate import entropies_there
 
     first, device = marks[0], logits.device
+    for name, given in {"contexts": contexts, "which": which, "met": met}.items():
+        if given is not None and len(given) != len(logits):
+            raise ValueError(f"{name} should have {len(logits)} rows, as the logits have, found {len(given)}")
+    if proxy is not None and proxy.shape != logits.shape:
+        raise ValueError(f"the proxy's logits should have shape {tuple(logits.shape)}, found {tuple(proxy.shape)}")
     with torch.cuda.device_of(logits):
         windows = _windows(contexts, which, met if marks_once(first.scheme) else None, device)
         gate = getattr(first.scheme, "gate", 0.0)
@@ -85,7 +92,8 @@ def tilt(
             windows[:, 0].masked_fill_(entropies_there(logits) < gate, -1)
         routes = 0 if first.accounts is None else 1 if first.shared is None else 2
         share = 0 if first.accounts is None else prf.threshold(first.accounts.share)
-        rows = Rows(windows, _words(tuple(marks), device), _special(first, logits.shape[1], device), routes, share)
+        words = _kept_words(first, device) if len(marks) == 1 else sent(_words(tuple(marks)), device)
+        rows = Rows(windows, words, _special(first, logits.shape[1], device), routes, share)
         beside = {} if proxy is None else {"proxy": proxy}
         return first.scheme.tilt_fused(logits.contiguous(), rows, **beside)  # type: ignore[attr-defined]
 
@@ -126,9 +134,17 @@ def sent(listed: Any, device: torch.device) -> torch.Tensor:
     return torch.as_tensor(np.asarray(listed)).to(device, non_blocking=True)
 
 
+@lru_cache(maxsize=256)
+def _kept_words(mark: Watermark, device: torch.device) -> torch.Tensor:
+    """`_words` of one mark on the device; waited for once, so that any stream may read them."""
+    import torch
+
+    return torch.from_numpy(_words((mark,))).to(device)
+
+
 @lru_cache(maxsize=1024)
-def _words(marks: tuple[Watermark, ...], device: torch.device) -> torch.Tensor:
-    """(2 + k, 8) int32 on the device: the routing key, the shared key, the marks' own."""
+def _words(marks: tuple[Watermark, ...]) -> NDArray[np.int32]:
+    """(2 + k, 8): the routing key, the shared key, the marks' own."""
     first, none = marks[0], np.zeros(8, dtype=np.uint32)
     scheme: Any = first.scheme
     common = [none, none]
@@ -136,7 +152,7 @@ def _words(marks: tuple[Watermark, ...], device: torch.device) -> torch.Tensor:
         shared = first.shared or first.key
         common = [first.accounts.words(shared), scheme._words(shared)]
     stacked = np.stack([*common, *(scheme._words(mark.key) for mark in marks)])
-    return sent(stacked.view(np.int32), device)
+    return stacked.view(np.int32)
 
 
 @lru_cache(maxsize=64)
