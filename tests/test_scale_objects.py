@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_scale_ray import cluster  # noqa: F401  (a fixture)
 
 from watermark.detect import detect
 from watermark.errors import OutputsInvalid, WorkInvalid
@@ -205,6 +206,15 @@ def test_two_workers_shards_and_a_missing_one(bucket, local):
         score(source, MARK, scale=scale, shard=(2, 2))
     found = told(detect(None, MARK, decoys=99, scale=scale))
     assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["many", "c.parquet"])
+def test_a_ray_cluster_of_two_nodes_reads_and_works_in_the_store(bucket, cluster, local, form):  # noqa: F811
+    """Its nodes were started with what the store's library asks of the environment."""
+    scale = Scale(f"s3://bucket/ray-{form}", engine="ray", address=cluster[0], block_bytes=20_000)
+    found = detect(Addressed(f"s3://bucket/in/{form}"), MARK, decoys=99, scale=scale)
+    assert told(found) == told(detect(local / form, MARK, decoys=99))
 
 
 CHILD = """

@@ -102,9 +102,10 @@ class Node:
     """A node of one processor, by `ray start` in the foreground."""
 
     def __init__(self, *options: str) -> None:
-        command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+        program = [sys.executable, "-m", "ray.scripts.scripts"]  # `ray`, of which an environment may have no copy
+        command = [*program, "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
         self.process = subprocess.Popen(
-            [*map(str, command), "--object-store-memory=100000000", *options],
+            [*command, "--object-store-memory=100000000", *options],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
