@@ -179,7 +179,7 @@ KERNELS = pytest.mark.skipif(prf.backend() != "numba", reason="kernels are numba
 @pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 30.0, 1e6])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_the_winner_is_always_among_the_contenders_and_they_are_few(spread, kind):
-    from watermark.prf import compiled
+    from watermark.schemes import compiled
 
     for trial, row in enumerate(rows(12, 20_011, spread=spread).astype(kind)):
         row[trial::7] = -np.inf
@@ -194,7 +194,7 @@ def test_the_winner_is_always_among_the_contenders_and_they_are_few(spread, kind
 @KERNELS
 @pytest.mark.parametrize("spread", [0.0, 1.0, 10.0, 1e4])
 def test_a_sum_of_powers_is_right_to_a_float32(spread):
-    from watermark.prf import compiled
+    from watermark.schemes import compiled
 
     for trial, row in enumerate(rows(5, 10_007, spread=spread)):
         row[: trial * 1_000] = -np.inf
@@ -204,7 +204,7 @@ def test_a_sum_of_powers_is_right_to_a_float32(spread):
 
 @KERNELS
 def test_places_that_are_left_and_their_uniforms():
-    from watermark.prf import compiled
+    from watermark.schemes import compiled
 
     state = np.array([1, 2**32 - 1, 7, 12345], dtype=np.uint32)
     for width, kept in ((1, 1), (255, 30), (256, 32), (257, 32), (70_001, 50), (70_001, 0)):
@@ -212,7 +212,7 @@ def test_places_that_are_left_and_their_uniforms():
         row[np.random.default_rng(width).permutation(width)[:kept]] = -1e30
         places = compiled.kept(row, max(kept, 1))
         assert np.array_equal(places, np.flatnonzero(row > -np.inf))
-        assert np.array_equal(compiled.row_uniforms(state, places), prf.uniform_rows(state[None], width)[0][places])
+        assert np.array_equal(prf.row_uniforms(state, places), prf.uniform_rows(state[None], width)[0][places])
         assert kept < 2 or compiled.kept(row, kept - 1) is None
 
 

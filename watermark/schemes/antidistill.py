@@ -75,7 +75,7 @@ class AntiDistill(GreenBits):
         states, tilted = prf.window_states(contexts.astype(np.uint32), words), np.empty_like(logits)
         fast = prf.backend() == "numba" and logits.dtype == np.float32 == student.dtype
         if fast:
-            from watermark.prf import compiled
+            from watermark.schemes import compiled
         for row, given, state, made in zip(logits, student, states, tilted, strict=True):
             if not (given > -np.inf).any():
                 made[:] = row

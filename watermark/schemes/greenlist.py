@@ -130,7 +130,7 @@ class GreenList(GreenBits):
     def _tilt_array(self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32]) -> NDArray[Any]:
         states = prf.window_states(contexts.astype(np.uint32), words)
         if logits.dtype == np.float32 and prf.backend() == "numba":
-            from watermark.prf import compiled
+            from watermark.schemes import compiled
 
             return compiled.tilt_rows(logits, states, below=self._below, delta=self.delta)
         tilted = logits.copy()

@@ -64,7 +64,7 @@ class Gumbel(Redrawn):
         if prf.backend() != "numba" or not np.isfinite(top):
             super()._redraw_whole(row, state, made, lent)
             return
-        from watermark.prf import compiled
+        from watermark.schemes import compiled
 
         near, drawn = compiled.contenders(row, state, top, *_bounds())
         single = row.dtype == np.float32

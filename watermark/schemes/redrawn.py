@@ -189,7 +189,7 @@ def log_sum(row: NDArray[Any], *, out: NDArray[Any] | None = None) -> float:
 def _kept(row: NDArray[Any]) -> NDArray[np.int64] | None:
     """The places of a row that are not -inf, where it was cut to some; None where much is left."""
     if prf.backend() == "numba":
-        from watermark.prf import compiled
+        from watermark.schemes import compiled
 
         return compiled.kept(row, len(row) // _CUT)
     left = row > -np.inf

@@ -69,7 +69,7 @@ class Tournament(Redrawn):
         if prf.backend() != "numba" or row.dtype != np.float32 or len(row) < _LONG or not np.isfinite(row.max()):
             super()._redraw_whole(row, state, made, lent)
             return
-        from watermark.prf import compiled
+        from watermark.schemes import compiled
 
         made[:] = row
         compiled.tournament(made, state, self.depth, lent)
@@ -79,7 +79,7 @@ class Tournament(Redrawn):
         whole = log_sum(row)
         chances = np.exp(row - whole)
         if prf.backend() == "numba":
-            from watermark.prf import compiled
+            from watermark.schemes import compiled
 
             compiled.layered(chances, drawn, self.depth)
         else:
