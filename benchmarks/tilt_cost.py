@@ -1,8 +1,8 @@
 """The cost of marking: one tilt step beside the sampling that follows it, in one run on one thread.
 
 Times mark.tilt of each scheme on a batch of float32 logits, with numba and with WMARK_NUMBA=0, as a share of torch's
-softmax and multinomial on the same logits; schemes that redraw also where top-k left 50 tokens of each row, beside the
-sampling of the same rows. Each repeat times all; shares are of process time.
+softmax and multinomial on the same logits: also where one token is nearly certain, as in a model it often is, and of
+schemes that redraw where top-k left 50 tokens of each row. Each repeat times all; shares are of process time.
 
     OMP_NUM_THREADS=1 python benchmarks/tilt_cost.py
     OMP_NUM_THREADS=1 python benchmarks/tilt_cost.py --batch 16 --repeats 9 --json
@@ -34,12 +34,19 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 MARKS = (GreenList, AntiDistill, Gumbel, Tournament)
 
 
-def measure(scheme: type, kept: int, vocabulary: int, batch: int, window: int, repeats: int) -> dict[str, object]:
-    """Median milliseconds of each, and the median and range of each share. kept: tokens of a row that are not -inf."""
+def measure(
+    scheme: type, kept: int, sure: bool, vocabulary: int, batch: int, window: int, repeats: int
+) -> dict[str, object]:
+    """Median milliseconds of each, and the median and range of each share.
+
+    kept: tokens of a row that are not -inf. sure: whether one of them stands 25 nats above.
+    """
     binding = Binding("benchmark", vocabulary, (vocabulary - 2, vocabulary - 1))
     mark = Watermark(scheme(window=window), next(iter(decoy_keys(b"tilt", 1))), binding)
     rng = np.random.default_rng(1)
     logits = torch.from_numpy(rng.standard_normal((batch, vocabulary), dtype=np.float32) * 3)
+    if sure:
+        logits[:, 7] += 25
     if kept < vocabulary:
         best = logits.topk(kept)
         logits = torch.full_like(logits, -torch.inf).scatter(1, best.indices, best.values)
@@ -66,6 +73,7 @@ def measure(scheme: type, kept: int, vocabulary: int, batch: int, window: int, r
         "scheme": mark.scheme.name,
         "vocabulary": vocabulary,
         "kept": kept,
+        "sure": sure,
         "batch": batch,
         "window": window,
         "repeats": repeats,
@@ -89,7 +97,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     whole = given.vocabulary
-    asked = [*((scheme, whole) for scheme in MARKS), *((scheme, 50) for scheme in MARKS if marks_once(scheme))]
+    asked = [(scheme, whole, sure) for sure in (False, True) for scheme in MARKS]
+    asked += [(scheme, 50, False) for scheme in MARKS if marks_once(scheme)]
     rows = [measure(*each, whole, given.batch, given.window, given.repeats) for each in asked]
     if given.json:
         print(json.dumps(rows))
@@ -101,7 +110,8 @@ def main() -> None:
         for name in ("numba", "numpy"):
             low, high = found[f"{name}_share_range"]
             shares.append(f"{found[f'{name}_share']:.3f} ({low:.3f}–{high:.3f})")
-        print(f"| {found['scheme']} | {found['kept']:,} | {found['sampling_ms']:.0f} | {' | '.join(shares)} |")
+        said = f"{found['scheme']}{', one token nearly certain' if found['sure'] else ''}"
+        print(f"| {said} | {found['kept']:,} | {found['sampling_ms']:.0f} | {' | '.join(shares)} |")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_a_redrawn_row_is_what_the_formula_says(monkeypatch, backend, scheme, wi
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_both_backends_redraw_alike(monkeypatch, scheme):
-    """Gumbel to the bit; a tournament's chances, in 32 bits under numba, to some ten-thousandths of the smallest."""
+    """Gumbel to the bit; a tournament's chances, in 32 bits under numba, to some hundred-thousandths of each."""
     made = []
     for backend in ("1", "0"):
         monkeypatch.setenv("WMARK_NUMBA", backend)
@@ -77,7 +77,7 @@ def test_both_backends_redraw_alike(monkeypatch, scheme):
     if isinstance(scheme, Gumbel):
         assert np.array_equal(*made)
     else:
-        np.testing.assert_allclose(*(np.exp(each.astype(np.float64)) for each in made), rtol=3e-4, atol=0)
+        np.testing.assert_allclose(*(np.exp(each.astype(np.float64)) for each in made), rtol=2e-5, atol=0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 29, 30])
@@ -85,12 +85,12 @@ def test_three_layers_at_once_are_what_single_ones_are(depth):
     """Also where one token has nearly all the chance, and where its chances fall below what 32 bits hold."""
     scheme = Tournament(depth=depth)
     logits = rows(3, 5_000)
-    logits[1, 17] += 60
+    logits[0, 9], logits[1, 17] = 25, 60
     logits[2, ::3] -= 300
     for row, made, drawn in zip(logits, scheme.tilt(logits, contexts(3), KEY), drawn_for(scheme, contexts(3), 5_000)):
         expected, whole = by_the_formula(scheme, row, drawn), log_sum(row.astype(np.float64))
         assert np.isfinite(made).all()
-        np.testing.assert_allclose(np.exp(made.astype(np.float64) - whole), expected, rtol=3e-4, atol=1e-36)
+        np.testing.assert_allclose(np.exp(made.astype(np.float64) - whole), expected, rtol=2e-5, atol=1e-36)
 
 
 @pytest.mark.parametrize("depth", [1, 9, 10, 11, 20, 30])

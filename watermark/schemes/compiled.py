@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     U32 = NDArray[np.uint32]
 
 _NOTHING: Any = np.float32(0)
-_TINY = np.float32(1.2e-38)  # no chance is below it, that log may read it
+_FAINT = np.float32(1e-20)  # chances below it count as none
 _ABREAST = 256  # tokens of a row that are looked at together
 _STEPS = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0])  # below the largest logit, where a band begins
 
@@ -48,50 +48,13 @@ def _two_to(_typing: Any, _exponent: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@intrinsic
-def _bits(_typing: Any, _value: Any) -> Any:
-    """The bits of a float32 as a whole number."""
-
-    def generate(context: Any, builder: Any, _signature: Any, given: Any) -> Any:
-        return builder.bitcast(given[0], context.get_value_type(types.int32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def _of_bits(_typing: Any, _bits: Any) -> Any:
-    """The float32 that has these bits."""
-
-    def generate(context: Any, builder: Any, _signature: Any, given: Any) -> Any:
-        return builder.bitcast(given[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@njit(inline="always")
-def _log(x: Any) -> Any:
-    """log x for a positive normal float32, to its accuracy: its exponent, and a series around 1 (Cephes, logf)."""
-    bits = _bits(x)
-    part = np.int32(bits & np.int32(0x7FFFFF))
-    over = np.int32(1) if part > np.int32(0x3504F3) else np.int32(0)  # the rest is above the root of 2
-    f = _of_bits(np.int32(part | np.int32(np.int32(np.int32(127) - over) << np.int32(23)))) - np.float32(1)
-    power = np.float32(np.int32(np.int32(np.int32(bits >> np.int32(23)) - np.int32(127)) + over))
-    p = np.float32(7.0376836292e-2)
-    p = p * f + np.float32(-1.1514610310e-1)
-    p = p * f + np.float32(1.1676998740e-1)
-    p = p * f + np.float32(-1.2420140846e-1)
-    p = p * f + np.float32(1.4249322787e-1)
-    p = p * f + np.float32(-1.6668057665e-1)
-    p = p * f + np.float32(2.0000714765e-1)
-    p = p * f + np.float32(-2.4999993993e-1)
-    p = p * f + np.float32(3.3333331174e-1)
-    return f + (p * f - np.float32(0.5)) * f * f + power * np.float32(0.6931471805599453)
-
-
 @njit(inline="always")
 def _exp(x: Any) -> Any:
-    """e^x for x of at most 0, a float32's accuracy: 2^n by its bits, the rest by its series to the sixth."""
-    x = max(x * np.float32(1.4426950408889634), np.float32(-126))
+    """e^x for x of at most 0, a float32's accuracy: 2^n by its bits, the rest by its series to the sixth.
+
+    Below e^-46, 1e-20, it is 0: numbers that are nearly too small for 32 bits take a processor many times as long.
+    """
+    given, x = x, max(x * np.float32(1.4426950408889634), np.float32(-126))
     n = np.floor(x + np.float32(0.5))
     f = x - n
     p = np.float32(1.5403530e-4)
@@ -101,7 +64,7 @@ def _exp(x: Any) -> Any:
     p = p * f + np.float32(2.4022651e-1)
     p = p * f + np.float32(6.9314718e-1)
     p = p * f + np.float32(1)
-    return p * _two_to(np.int32(n))
+    return p * _two_to(np.int32(n)) if given > np.float32(-46) else _NOTHING
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
@@ -231,88 +194,92 @@ def _begun(row: Any, top: Any, state: Any, chances: Any, drawn: Any) -> float:
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _three(chances: Any, drawn: Any, before: Any, after: Any, factors: Any, sums: Any) -> None:
     """Multiplies chances by the factors (3, 2) of the coins at bits before, before - 1, before - 2; then adds up those
-    with ones at each choice of the bits after, after - 1, after - 2: sums (8,), at 4, 2 and 1 for these."""
+    with each choice of the bits after, after - 1, after - 2: sums (8,), at 4, 2 and 1 for these."""
     wide_vectors()
     z1, o1, z2, o2, z3, o3 = factors[0, 0], factors[0, 1], factors[1, 0], factors[1, 1], factors[2, 0], factors[2, 1]
-    e1, e2, e3 = (
-        uint32(uint32(1) << uint32(before)),
-        uint32(uint32(1) << uint32(before - 1)),
-        uint32(uint32(1) << uint32(before - 2)),
-    )
-    m1, m2, m3 = (
-        uint32(uint32(1) << uint32(after)),
-        uint32(uint32(1) << uint32(after - 1)),
-        uint32(uint32(1) << uint32(after - 2)),
-    )
+    e1, e2, e3 = _bit(before), _bit(before - 1), _bit(before - 2)
+    m1, m2, m3 = _bit(after), _bit(after - 1), _bit(after - 2)
     sums[:] = 0.0
     for first in range(0, chances.shape[0], _ABREAST):
         part, beside = chances[first:], drawn[first:]
-        t, a1, a2, a3 = _NOTHING, _NOTHING, _NOTHING, _NOTHING
-        a12, a13, a23, a123 = _NOTHING, _NOTHING, _NOTHING, _NOTHING
+        a0, a1, a2, a3 = _NOTHING, _NOTHING, _NOTHING, _NOTHING
+        a4, a5, a6, a7 = _NOTHING, _NOTHING, _NOTHING, _NOTHING
         for i in range(min(_ABREAST, part.shape[0])):
             u = beside[i]
             p = part[i]
             p *= o1 if uint32(u & e1) else z1
             p *= o2 if uint32(u & e2) else z2
             p *= o3 if uint32(u & e3) else z3
+            p = p if p > _FAINT else _NOTHING
             part[i] = p
-            t += p
-            a3 += p if uint32(u & m3) else _NOTHING
-            q1 = p if uint32(u & m1) else _NOTHING
-            q2 = p if uint32(u & m2) else _NOTHING
-            q12 = q1 if uint32(u & m2) else _NOTHING
-            a1 += q1
-            a2 += q2
-            a12 += q12
-            a13 += q1 if uint32(u & m3) else _NOTHING
-            a23 += q2 if uint32(u & m3) else _NOTHING
-            a123 += q12 if uint32(u & m3) else _NOTHING
-        sums[0] += t
-        sums[1] += a3
+            first_one = p if uint32(u & m1) else _NOTHING
+            first_zero = _NOTHING if uint32(u & m1) else p
+            q3 = first_one if uint32(u & m2) else _NOTHING
+            q2 = _NOTHING if uint32(u & m2) else first_one
+            q1 = first_zero if uint32(u & m2) else _NOTHING
+            q0 = _NOTHING if uint32(u & m2) else first_zero
+            a7 += q3 if uint32(u & m3) else _NOTHING
+            a6 += _NOTHING if uint32(u & m3) else q3
+            a5 += q2 if uint32(u & m3) else _NOTHING
+            a4 += _NOTHING if uint32(u & m3) else q2
+            a3 += q1 if uint32(u & m3) else _NOTHING
+            a2 += _NOTHING if uint32(u & m3) else q1
+            a1 += q0 if uint32(u & m3) else _NOTHING
+            a0 += _NOTHING if uint32(u & m3) else q0
+        sums[0] += a0
+        sums[1] += a1
         sums[2] += a2
-        sums[3] += a23
-        sums[4] += a1
-        sums[5] += a13
-        sums[6] += a12
-        sums[7] += a123
+        sums[3] += a3
+        sums[4] += a4
+        sums[5] += a5
+        sums[6] += a6
+        sums[7] += a7
+
+
+@njit(inline="always")
+def _bit(place: Any) -> Any:
+    return uint32(uint32(1) << uint32(place))
 
 
 @njit(cache=True, nogil=True)
-def _shares(sums: Any, layers: int, factors: Any) -> float:
-    """The factors of either coin in each layer, from sums of chances by coins that are ones; returns what is left."""
-    for bit in (1, 2, 4):  # from sums of those with ones to those with ones there alone
-        for at in range(8):
-            if not at & bit:
-                sums[at] -= sums[at | bit]
+def _shares(sums: Any, factors: Any, gains: Any) -> None:
+    """What either coin multiplies a chance with in as many layers as gains (3, 2) has, and its logarithm.
+
+    sums: of chances by their three coins. 1 - Σ p g is taken as the chances of zeros, which loses no digits where one
+    token has nearly all. No factor is below 1e-6, which moves no more than 1e-12 of the chances.
+    """
     factors[:] = 1.0
-    for layer in range(layers):
-        share = 0.0
+    for layer in range(gains.shape[0]):
+        zeros, whole = 0.0, 0.0
         for at in range(8):
-            if at & (4 >> layer):
-                share += sums[at]
-        factors[layer, 0], factors[layer, 1] = max(1.0 - share, 0.0), max(2.0 - share, 0.0)
+            whole += sums[at]
+            if not at & (4 >> layer):
+                zeros += sums[at]
+        share = zeros / whole
+        gains[layer, 0], gains[layer, 1] = math.log(max(share, 1e-38)), math.log(1.0 + share)
+        factors[layer, 0], factors[layer, 1] = max(share, 1e-6), 1.0 + share
         for at in range(8):
             sums[at] *= factors[layer, 1 if at & (4 >> layer) else 0]
-    return sums.sum()
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _ended(row: Any, chances: Any, drawn: Any, before: Any, factors: Any, whole: Any) -> None:
-    """The logits of the chances after the last factors, into row, but for what is -inf."""
+def _gained(row: Any, drawn: Any, gains: Any) -> None:
+    """Adds the gain of each of its coins to a row, gains (m, 2) of m layers, m a multiple of 6."""
     wide_vectors()
-    z1, o1, z2, o2, z3, o3 = factors[0, 0], factors[0, 1], factors[1, 0], factors[1, 1], factors[2, 0], factors[2, 1]
-    e1, e2, e3 = (
-        uint32(uint32(1) << uint32(before)),
-        uint32(uint32(1) << uint32(before - 1)),
-        uint32(uint32(1) << uint32(before - 2)),
-    )
-    for i in range(row.shape[0]):
-        p = chances[i]
-        p *= o1 if uint32(drawn[i] & e1) else z1
-        p *= o2 if uint32(drawn[i] & e2) else z2
-        p *= o3 if uint32(drawn[i] & e3) else z3
-        made = _log(max(p, _TINY)) + whole
-        row[i] = made if row[i] > -np.inf else row[i]
+    for first in range(0, row.shape[0], _ABREAST):
+        part, beside = row[first:], drawn[first:]
+        for layer in range(0, gains.shape[0], 6):
+            g, place = gains[layer : layer + 6], 31 - layer
+            z1, o1, z2, o2, z3, o3 = g[0, 0], g[0, 1], g[1, 0], g[1, 1], g[2, 0], g[2, 1]
+            z4, o4, z5, o5, z6, o6 = g[3, 0], g[3, 1], g[4, 0], g[4, 1], g[5, 0], g[5, 1]
+            e1, e2, e3 = _bit(place), _bit(place - 1), _bit(place - 2)
+            e4, e5, e6 = _bit(place - 3), _bit(place - 4), _bit(place - 5)
+            for i in range(min(_ABREAST, part.shape[0])):
+                u = beside[i]
+                some = (o1 if uint32(u & e1) else z1) + (o2 if uint32(u & e2) else z2)
+                some += (o3 if uint32(u & e3) else z3) + (o4 if uint32(u & e4) else z4)
+                some += (o5 if uint32(u & e5) else z5) + (o6 if uint32(u & e6) else z6)
+                part[i] += some
 
 
 @njit(cache=True, nogil=True)
@@ -380,19 +347,17 @@ def contenders(
 def tournament(row: NDArray[np.float32], state: U32, depth: int, lent: NDArray[np.float64]) -> None:
     """A row (V,) of logits after `depth` layers, in place: three layers in each walk over the vocabulary.
 
-    Chances are float32, and none falls below 1e-38; what they add up to is float64. lent: (V,), room to work in.
+    Chances are float32, and those below 1e-20 are left out of the sums, which are float64; every logit gains what its
+    coins say. lent: (V,), room to work in.
     """
     chances, drawn = lent.view(np.float32)[: len(row)], lent.view(np.uint32)[len(row) : 2 * len(row)]
-    top = row.max()
-    whole = _begun(row, top, state, chances, drawn)
-    factors, sums, before = np.ones((3, 2), dtype=np.float32), np.empty(8), 31
-    factors[0] = 1 / whole
-    exact = np.empty((3, 2))
+    factors, sums = np.ones((3, 2), dtype=np.float32), np.empty(8)
+    factors[0] = 1 / _begun(row, row.max(), state, chances, drawn)
+    gains = np.zeros((-(-depth // 6) * 6, 2), dtype=np.float32)
     for done in range(0, depth, 3):
-        _three(chances, drawn, before, 31 - done, factors, sums)
-        left, before = _shares(sums, min(3, depth - done), exact), 31 - done
-        factors[:] = exact
-    _ended(row, chances, drawn, before, factors, np.float32(float(top) + math.log(whole) - math.log(left)))
+        _three(chances, drawn, min(31, 34 - done), 31 - done, factors, sums)
+        _shares(sums, factors, gains[done : min(done + 3, depth)])
+    _gained(row, drawn, gains)
 
 
 def layered(chances: NDArray[np.float64], drawn: U32, depth: int) -> None:
