@@ -7,15 +7,14 @@ in place of a permuted list of fixed size, so that the number of green tokens is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from watermark import prf
 from watermark.schemes.gate import check_gate
+from watermark.schemes.keyed import Keyed
 from watermark.stats.laws import Bernoulli
 
 if TYPE_CHECKING:
@@ -41,33 +40,10 @@ def check_gamma(gamma: float) -> None:
         raise ValueError(f"gamma must lie between 0.001 and 0.999, found {gamma!r}")
 
 
-@lru_cache(maxsize=4096)
-def words_of(label: str, key: Key) -> NDArray[np.uint32]:
-    """The words (8,) of a key under a scheme's label; kept, since drawing them takes as long as a tilt of one row."""
-    return prf.key_words(key.derive(label))
+class GreenBits(Keyed):
+    """What schemes with green tokens share on the way back: a cell scores 1 where its uniform is under gamma."""
 
-
-class GreenBits:
-    """What schemes with green tokens share on the way back: a cell is green where its uniform is under gamma."""
-
-    name: ClassVar[str]
-    version: ClassVar[int]
-
-    window: int
     gamma: float
-
-    def score(self, contexts: ArrayLike, choices: ArrayLike, key: Key) -> NDArray[Any]:
-        """1 where the chosen token is green, 0 where it is not, as integers."""
-        windows = np.asarray(contexts).astype(np.uint32, copy=False)
-        drawn = prf.uniforms(windows, np.asarray(choices).astype(np.uint32, copy=False), self._words(key))
-        return (drawn < np.uint32(self._below)).astype(np.int64)
-
-    def totals(
-        self, windows: NDArray[np.uint32], choices: NDArray[np.uint32], weights: NDArray[np.int32], keys: Sequence[Key]
-    ) -> NDArray[np.int64]:
-        """Green weight of S statistics under m keys: (n, h), (n,), (S, n) give (m, S). See `Watermark.totals`."""
-        words = prf.words_of_keys(key.derive(self._label) for key in keys)
-        return prf.totals(windows, choices, weights, words, prf.Counting(self._below))
 
     @property
     def null(self) -> Bernoulli:
@@ -79,11 +55,8 @@ class GreenBits:
         return prf.threshold(self.gamma)
 
     @property
-    def _label(self) -> str:
-        return f"{self.name}/{self.version}"
-
-    def _words(self, key: Key) -> NDArray[np.uint32]:
-        return words_of(self._label, key)
+    def _counting(self) -> prf.Counting:
+        return prf.Counting(self._below)
 
 
 @dataclass(frozen=True)

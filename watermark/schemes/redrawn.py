@@ -9,14 +9,13 @@ sampler, and so greedy and beam search cannot carry it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from watermark import prf
-from watermark.schemes.greenlist import words_of
+from watermark.schemes.keyed import Keyed
 from watermark.stats.graded import Levels
 
 if TYPE_CHECKING:
@@ -31,14 +30,12 @@ _HALF = 1 << 16
 _CUT = 8  # a row counts as cut if at most one token in so many is left
 
 
-class Redrawn:
+class Redrawn(Keyed):
     """Scores, totals and law from two tables: a score is high[first 16 bits] + low[last 16 bits] of a cell's uniform.
 
     A scheme adds `_tables`, `_redraw` for numpy rows and `_redraw_tensor` for rows on a device.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int]
     once: ClassVar[bool] = True
     shuts: ClassVar[bool] = True  # `tilt` takes columns to leave out
 
@@ -68,19 +65,6 @@ class Redrawn:
             return self._redrawn(logits, np.asarray(contexts), words, shut)
         return self._redrawn_tensor(logits, contexts, words, shut)
 
-    def score(self, contexts: ArrayLike, choices: ArrayLike, key: Key) -> NDArray[Any]:
-        """The level of each cell (n, h), (n,): whole numbers from 0. Returns (n,)."""
-        windows = np.asarray(contexts).astype(np.uint32, copy=False)
-        drawn = prf.uniforms(windows, np.asarray(choices).astype(np.uint32, copy=False), self._words(key))
-        return self._counting.scores(drawn)
-
-    def totals(
-        self, windows: NDArray[np.uint32], choices: NDArray[np.uint32], weights: NDArray[np.int32], keys: Sequence[Key]
-    ) -> NDArray[np.int64]:
-        """Weighted scores of S statistics under m keys: (n, h), (n,), (S, n) give (m, S). See `Watermark.totals`."""
-        words = prf.words_of_keys(key.derive(self._label) for key in keys)
-        return prf.totals(windows, choices, weights, words, self._counting)
-
     @property
     def null(self) -> Levels:
         """The exact law of one score: all 2^32 uniforms counted."""
@@ -88,7 +72,6 @@ class Redrawn:
 
     @property
     def _counting(self) -> prf.Counting:
-        """What a uniform scores."""
         high, low = self._tables
         return prf.Counting(high=high, low=low)
 
@@ -97,13 +80,6 @@ class Redrawn:
         """How many of the 65,536 entries of each table have each level."""
         high, low = self._tables
         return np.bincount(high), np.bincount(low)
-
-    @property
-    def _label(self) -> str:
-        return f"{self.name}/{self.version}"
-
-    def _words(self, key: Key) -> NDArray[np.uint32]:
-        return words_of(self._label, key)
 
     def _redrawn(
         self, logits: NDArray[Any], contexts: NDArray[Any], words: NDArray[np.uint32], shut: ArrayLike
