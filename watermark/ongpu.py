@@ -93,7 +93,7 @@ def tilt(
         routes = 0 if first.accounts is None else 1 if first.shared is None else 2
         share = 0 if first.accounts is None else prf.threshold(first.accounts.share)
         words = _kept_words(first, device) if len(marks) == 1 else sent(_words(tuple(marks)), device)
-        rows = Rows(windows, words, _special(first, logits.shape[1], device), routes, share)
+        rows = Rows(windows, words, _table(first.special_ids, logits.shape[1], device), routes, share)
         beside = {} if proxy is None else {"proxy": proxy}
         return first.scheme.tilt_fused(logits.contiguous(), rows, **beside)  # type: ignore[attr-defined]
 
@@ -157,15 +157,12 @@ def _words(marks: tuple[Watermark, ...]) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=64)
 def _table(special: tuple[int, ...], width: int, device: torch.device) -> torch.Tensor:
+    """Ones at special tokens (V,) on the device."""
     import torch
 
     table = torch.zeros(max(width, *(each + 1 for each in special)) if special else width, dtype=torch.uint8)
     table[list(special)] = 1
     return table.to(device)
-
-
-def _special(mark: Watermark, width: int, device: torch.device) -> torch.Tensor:
-    return _table(mark.special_ids, width, device)
 
 
 _TOLERANCES = {"torch.float32": 1e-4, "torch.float16": 0.02, "torch.bfloat16": 0.15}  # of a chance, by one last bit

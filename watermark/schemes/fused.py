@@ -2,8 +2,8 @@
 
 Twins of the schemes' `tilt` in torch. Windows, special tokens and the rows to leave alone are read in the kernels, so
 that neither ids nor logits are asked back. A green list gives the same bits as on a processor, and Gumbel the same
-token; chances are reckoned in 32 bits, to some millionths of each, and added up so that a batch gives the same bits
-again.
+token; chances are reckoned in 32 bits, to some hundred-thousandths of each, and added up so that a batch gives the same
+bits again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from watermark.prf.fused import state, token
 
 _BLOCK = 4096  # tokens of a program
 _WARPS = 8
-_WARPS_OF_MASSES = 8
 _COINS = 10  # layers of a tournament whose coins are counted together
 _ONE = tl.constexpr(2.0**60)  # chances are added up as whole numbers of 2^-60, the same in any order
 
@@ -90,7 +89,7 @@ def _open(columns, marked, special, live):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _read(logits, row, size, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A block of a row: its columns, which there are, and their logits in 32 bits, -inf beyond."""
+    """A block of a row: its columns, which of them there are, and their logits, -inf beyond."""
     columns = tl.program_id(1) * block + tl.arange(0, block)
     live = columns < size
     return columns, live, tl.load(logits + row.to(tl.int64) * size + columns, mask=live, other=-float("inf"))
@@ -154,9 +153,8 @@ def _noisy(  # type: ignore[no-untyped-def]
     part = row * blocks + tl.program_id(1)
     _summed(value, tops, sums, part)
     drawn = token(columns.to(tl.uint32), s0, s1, s2, s3)
-    left = (
-        (drawn ^ tl.full((), 0xFFFFFFFF, tl.uint32)).to(tl.float32) + 0.5
-    ) * 2.0**-32  # 1 - u, which keeps its digits where u is nearly 1
+    above = drawn ^ tl.full((), 0xFFFFFFFF, tl.uint32)
+    left = (above.to(tl.float32) + 0.5) * 2.0**-32  # 1 - u, which keeps its digits where u is nearly 1
     short = left * (1.0 + left * (0.5 + left * (1.0 / 3.0 + left * 0.25)))
     long = -tl.log((drawn.to(tl.float32) + 0.5) * 2.0**-32)
     tl.store(best + part, tl.max(value - tl.log(tl.where(left < 0.02, short, long)), axis=0))
@@ -253,7 +251,7 @@ def _counted(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _shared(masses, gains, first: tl.constexpr, layers: tl.constexpr, most: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The gains of either coin in each layer, from the masses of coins, and the log of what is left after them."""
+    """The gains of either coin in each layer, from the masses of coins: 1 - Σ p g is the mass of zeros."""
     row = tl.program_id(0)
     coins = tl.arange(0, 1 << layers)
     at = masses + row * most + coins
@@ -261,13 +259,12 @@ def _shared(masses, gains, first: tl.constexpr, layers: tl.constexpr, most: tl.c
     tl.store(at, tl.zeros((1 << layers,), tl.int64))
     for layer in tl.static_range(layers):
         one = ((coins >> (layers - 1 - layer)) & 1) != 0
-        part = tl.sum(tl.where(one, left, 0.0), axis=0)
-        zeros, ones = tl.maximum(1.0 - part, 0.0), tl.maximum(2.0 - part, 0.0)
+        zeros = tl.sum(tl.where(one, 0.0, left), axis=0) / tl.maximum(tl.sum(left, axis=0), 1e-30)
+        ones = 1.0 + zeros
         left *= tl.where(one, ones, zeros)
         to = gains + row * 64 + 2 * (first + layer)
         tl.store(to, tl.log(zeros).to(tl.float32))
         tl.store(to + 1, tl.log(ones).to(tl.float32))
-    tl.store(gains + row * 64 + 63, tl.log(tl.sum(left, axis=0)).to(tl.float32))
 
 
 @triton.jit
@@ -281,8 +278,8 @@ def _gained(  # type: ignore[no-untyped-def]
     touched = _open(columns, marked, special, live) & (value > -float("inf"))
     if tl.max(touched.to(tl.int32), axis=0) > 0:
         drawn = token(columns.to(tl.uint32), s0, s1, s2, s3)
-        gain = _gain(drawn, gains + row * 64, depth) - tl.load(gains + row * 64 + 63)
-        value = tl.where(touched, (value.to(tl.float32) + gain).to(value.dtype), value)
+        gained = value.to(tl.float32) + _gain(drawn, gains + row * 64, depth)
+        value = tl.where(touched, gained.to(value.dtype), value)
     tl.store(made + row.to(tl.int64) * size + columns, value, mask=live)
 
 
@@ -301,7 +298,7 @@ def tournament(logits: torch.Tensor, rows: Rows, depth: int) -> torch.Tensor:
             logits, masses, gains, tops, sums, size, grid[1], *given, **part, **constants,
             padded=triton.next_power_of_2(grid[1]),
         )  # fmt: skip
-        _shared[(count,)](masses, gains, **part, num_warps=_WARPS_OF_MASSES)
+        _shared[(count,)](masses, gains, **part)
     _gained[grid](logits, made, gains, size, *given, depth=depth, **constants)
     return made
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     Tables = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 Logits = TypeVar("Logits", "NDArray[Any]", Any)
-_HALF = 1 << 16
 _CUT = 8  # a row counts as cut if at most one token in so many is left
 
 
