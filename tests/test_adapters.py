@@ -129,13 +129,15 @@ def test_a_folder_without_marks_is_refused(tmp_path, monkeypatch):
         Served.from_environment()
 
 
-def test_kernels_are_prepared_once_for_all_accounts_before_the_first_answer(mark, monkeypatch):
+def test_kernels_are_prepared_once_for_all_accounts_before_the_first_answer(mark, monkeypatch, schedule):
     asked = []
     monkeypatch.setattr("watermark.ongpu.prepare", lambda mark, width: asked.append((mark.scheme, width)))
     shared, other = replace(mark, accounts=Accounts()), make_mark(3, window=3)
     serve(monkeypatch, *(shared.account(name) for name in "abc"), other)
     vllm.WatermarkLogitsProcessor(fake.config(WIDTH), "cpu", False)
     assert asked == [(mark.scheme, WIDTH), (other.scheme, WIDTH)]
+    sglang.WatermarkLogitProcessor()._check_width(WIDTH)
+    assert asked == 2 * [(mark.scheme, WIDTH), (other.scheme, WIDTH)]
 
 
 @pytest.mark.parametrize("asked", [None, {}, {"wm_kid": "none"}])

@@ -172,7 +172,7 @@ class Watermark:
         (b,) bools, an array, or of ids on CUDA a tensor there.
         """
         window = self.scheme.window
-        if getattr(getattr(histories, "device", None), "type", "") == "cuda":
+        if hasattr(histories, "detach") and ongpu.there(histories):
             return ongpu.stood_before(histories, window)
         if hasattr(histories, "shape"):
             return _stood_before(_on_host(histories), window)

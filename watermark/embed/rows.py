@@ -7,7 +7,7 @@ be wrong and one set of golden vectors (`watermark.conformance`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,13 +48,7 @@ def tilt_rows(mark: Watermark, histories: Sequence[Sequence[int]], logits: Any, 
     check_sampling(mark, temperature)
     contexts = contexts_of(histories, mark.scheme.window)
     met = {"met": mark.met(histories)} if marks_once(mark.scheme) else {}
-    if temperature < GREEDY or temperature == 1.0:
-        return mark.tilt(logits, contexts, **met)
-    scaled = logits / temperature
-    tilted = mark.tilt(scaled, contexts, **met)
-    if isinstance(logits, np.ndarray):
-        return np.where(tilted == scaled, logits, (tilted * temperature).astype(logits.dtype))
-    return (tilted * temperature).where(tilted != scaled, logits)
+    return _warm(logits, [temperature], lambda given: mark.tilt(given, contexts, **met))
 
 
 def tilt_each(marks: Sequence[Watermark], histories: Any, logits: Any, temperatures: Sequence[float]) -> Any:
@@ -101,12 +95,20 @@ def _tilt_group(marks: Sequence[Watermark], histories: Any, logits: Any, tempera
     if marks_once(first.scheme):
         given["met"] = first.met(histories) if listed else ongpu.stood_before(histories, window)
     contexts, keyed = contexts_of(histories, window) if listed else _last(histories, window), list(distinct.values())
+    return _warm(logits, temperatures, lambda rows: ongpu.tilt(keyed, rows, contexts, **given))
+
+
+def _warm(logits: Any, temperatures: Sequence[float], tilt: Callable[[Any], Any]) -> Any:
+    """Logits (b, V) tilted as they are after the temperature, one for all rows or one each, and as they were before it;
+    what the tilt leaves alone keeps its bits."""
     divided = [1.0 if each < GREEDY else each for each in temperatures]
     if all(each == 1.0 for each in divided):
-        return ongpu.tilt(keyed, logits, contexts, **given)
-    by = ongpu.sent(divided, logits.device).to(logits.dtype)[:, None]
+        return tilt(logits)
+    by: Any = divided[0] if len(divided) == 1 else ongpu.sent(divided, logits.device).to(logits.dtype)[:, None]
     scaled = logits / by
-    tilted = ongpu.tilt(keyed, scaled, contexts, **given)
+    tilted = tilt(scaled)
+    if isinstance(logits, np.ndarray):
+        return np.where(tilted == scaled, logits, (tilted * by).astype(logits.dtype))
     return (tilted * by).where(tilted != scaled, logits)
 
 
